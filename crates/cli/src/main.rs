@@ -1,0 +1,2 @@
+//! The `colibri` binary.
+fn main() {}

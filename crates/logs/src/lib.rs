@@ -1,0 +1,1 @@
+//! Build and application logs: append-only streams, readable while they are written.

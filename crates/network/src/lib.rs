@@ -1,0 +1,105 @@
+//! A network namespace and a tap per MicroVM, out of a pool of **slots**: the same addresses inside
+//! every guest, no way from one guest to another or to the host, and the internet through NAT.
+//!
+//! It knows nothing of MicroVMs or images: it hands out slots and takes them back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::net::TcpStream;
+
+/// A stream to something inside a guest.
+pub trait GuestStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl GuestStream for TcpStream {}
+impl GuestStream for tokio::io::DuplexStream {}
+
+/// What a slot lets its guest reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// The internet, but no private, link-local, or host address; DNS through the gateway.
+    Internet,
+    /// Nothing.
+    Sealed,
+}
+
+/// Hands out slots.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// A free slot with the wanted egress, its namespace and tap ready.
+    ///
+    /// # Errors
+    /// When every slot is taken, or one could not be made.
+    async fn acquire(&self, egress: Egress) -> Result<Arc<dyn Slot>, NetworkError>;
+
+    /// Takes over a slot that an earlier daemon handed out and whose machine still runs.
+    ///
+    /// # Errors
+    /// When its namespace is gone.
+    async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError>;
+
+    /// Removes every slot of an earlier daemon on the same data directory that `keep` does not name.
+    async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError>;
+}
+
+/// One guest's network, taken.
+#[async_trait]
+pub trait Slot: Send + Sync + 'static {
+    /// Number of the slot, unique among the live ones of this daemon; stable over restarts.
+    fn index(&self) -> u32;
+
+    /// User id that the slot's VMM runs under: no two live slots share one. `None` when the daemon
+    /// lacks the privilege to change it.
+    fn uid(&self) -> Option<u32>;
+
+    /// The tap and namespace for a VMM; each call opens the tap anew (one VMM at a time).
+    /// `None` on a simulated network.
+    async fn attach(&self) -> Result<Option<(OwnedFd, OwnedFd)>, NetworkError>;
+
+    /// Connects to the application's `port` on the guest's loopback, through the agent's forwarder.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when nothing listens on that port in the guest; any other kind when the
+    /// guest itself cannot be reached.
+    async fn connect(&self, port: u16) -> io::Result<Box<dyn GuestStream>>;
+
+    /// Gives the slot back: nothing of the guest's network is left. Safe to repeat.
+    async fn release(&self) -> Result<(), NetworkError>;
+}
+
+/// Why a slot could not be made, taken over or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Every slot is in use.
+    #[error("all {capacity} network slots are in use; raise `network.slots` or terminate MicroVMs")]
+    Exhausted {
+        /// How many there are.
+        capacity: u32,
+    },
+    /// A slot of an earlier daemon is gone.
+    #[error("network slot {index} no longer exists")]
+    Gone {
+        /// Its number.
+        index: u32,
+    },
+    /// A command of `ip` or `nft` failed.
+    #[error("could not {attempted}: {output}")]
+    Command {
+        /// What was attempted, on which slot.
+        attempted: String,
+        /// What the command printed.
+        output: String,
+    },
+    /// A system call or file operation failed.
+    #[error("could not {attempted}")]
+    Io {
+        /// What was attempted, on which slot.
+        attempted: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}

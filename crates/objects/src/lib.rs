@@ -1,0 +1,1 @@
+//! Artifacts: the embedded S3-compatible endpoint.

@@ -1,0 +1,1 @@
+//! One HTTP front for every AWS service that Colibri speaks.

@@ -1,0 +1,1 @@
+//! Simulated hypervisor, network and guest for tests.
