@@ -1,0 +1,36 @@
+# The commands that people type. Each is a script of scripts/, where the work is.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup guest build lint bench example clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Set the machine up, build Colibri, and watch it work
+	@scripts/demo
+
+test: ## Set the machine up, lint, run every test
+	@scripts/test
+
+setup: ## Install what is missing, prepare the guest's kernel and initramfs
+	@scripts/setup
+
+guest: ## Build the agent and pack the initramfs again
+	@scripts/build-guest
+
+build: ## Build the colibri binary (release)
+	@cargo build --release --package colibri-cli
+
+lint: ## Check format, clippy, shell scripts, dependencies
+	@scripts/client-venv
+	@scripts/lint
+
+bench: ## Measure: launch, resume, suspend, density
+	@scripts/bench
+
+example: ## Pack examples/flask-counter into target/examples/flask-counter.zip
+	@python3 scripts/pack-example.py examples/flask-counter target/examples/flask-counter.zip
+	@echo target/examples/flask-counter.zip
+
+clean: ## Remove everything that was built or downloaded
+	@rm -rf target
