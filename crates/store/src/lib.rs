@@ -1,1 +1,29 @@
-//! Durable state: SQLite with migrations.
+//! Durable state: images, versions, builds, MicroVMs and client tokens in one SQLite file. It stores
+//! and finds; what a state means and which may follow which is the control plane's business.
+//!
+//! [`Store`] is a concrete type and not a trait: there is one implementation, tests run it on a
+//! temporary file in milliseconds, and a trait drawn from one implementation would only repeat its
+//! signature. The functions are named after the domain and know no SQL in their signatures, which is
+//! what a second implementation (PostgreSQL, when there is more than one host) will need.
+//!
+//! Every write is one transaction, on the disk when the call returns (WAL, `synchronous=FULL`).
+//! A row that cannot be read is an error that names it and never hides the others.
+#![forbid(unsafe_code)]
+
+mod builds;
+mod database;
+mod error;
+mod images;
+mod microvms;
+mod rows;
+mod state;
+mod tokens;
+
+pub use builds::{Build, BuildOutcome, NewBuild};
+pub use database::Store;
+pub use error::StoreError;
+pub use images::{Image, NewVersion, Version};
+pub use microvms::{Admission, Microvm, NewMicrovm, RunOutcome, Transition};
+pub use rows::{Listing, Position};
+pub use state::{BuildState, ImageState, Phase, VersionState, VersionStatus};
+pub use tokens::{ClientToken, TokenRecord};

@@ -1,0 +1,309 @@
+//! What the store promises: what was written is there after a reopening, one bad row hides no other,
+//! a base cannot go while a MicroVM uses it, a client token admits once.
+
+use colibri_store::{
+    Admission, BuildOutcome, BuildState, ClientToken, ImageState, Microvm, NewBuild, NewMicrovm,
+    NewVersion, Phase, RunOutcome, Store, StoreError, Transition, VersionState, VersionStatus,
+};
+use serde_json::{Value, json};
+
+const UNLIMITED: Admission = Admission {
+    running: u32::MAX,
+    running_memory_mib: u64::MAX,
+};
+
+fn version(build: &str) -> NewVersion {
+    NewVersion {
+        config: json!({ "description": "a test" }),
+        builds: vec![NewBuild {
+            id: build.into(),
+            architecture: "X86_64".into(),
+            chipset: "INTEL".into(),
+            chipset_generation: "1".into(),
+        }],
+        at: 1_000,
+    }
+}
+
+fn microvm(id: &str, build: &str) -> NewMicrovm {
+    NewMicrovm {
+        id: id.into(),
+        label: format!("label-of-{id}"),
+        image_name: "hello".into(),
+        version: 1,
+        build_id: build.into(),
+        settings: json!({ "port": 9000 }),
+        run_payload: Some("secret".into()),
+        memory_mib: 512,
+        at: 2_000,
+    }
+}
+
+fn token() -> ClientToken {
+    ClientToken {
+        account: "000000000000".into(),
+        operation: "RunMicrovm",
+        token: "t-1".into(),
+        request_hash: "h".into(),
+        at: 2_000,
+    }
+}
+
+async fn store_with_image(path: &std::path::Path) -> Store {
+    let store = Store::open(path).await.unwrap();
+    store
+        .create_image("hello".into(), json!({}), version("b-1"), None, |_, _| {
+            Value::Null
+        })
+        .await
+        .unwrap();
+    store
+}
+
+async fn build_succeeds(store: &Store) {
+    store.begin_build("b-1".into(), 1_100).await.unwrap();
+    let outcome = BuildOutcome::Succeeded {
+        memory_bytes: 1,
+        code_bytes: 2,
+        disk_bytes: 3,
+    };
+    store
+        .finish_build("b-1".into(), outcome, 1_200)
+        .await
+        .unwrap();
+}
+
+async fn admitted(store: &Store, id: &str) -> Microvm {
+    match store
+        .admit_microvm(microvm(id, "b-1"), UNLIMITED, None, |_| Value::Null)
+        .await
+        .unwrap()
+    {
+        RunOutcome::Admitted(microvm) => *microvm,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = store_with_image(&path).await;
+    build_succeeds(&store).await;
+    admitted(&store, "microvm-a").await;
+    let running = Transition::to(Phase::Running)
+        .slot(Some(7))
+        .machine(Some(&json!({ "pid": 1 })))
+        .payload_spent();
+    store
+        .change_microvm("microvm-a".into(), running)
+        .await
+        .unwrap();
+    drop(store);
+
+    let store = Store::open(&path).await.unwrap();
+    let image = store.image("hello".into()).await.unwrap().unwrap();
+    assert_eq!(
+        (image.state, image.latest_active, image.latest_failed),
+        (ImageState::Created, Some(1), None)
+    );
+    let version = store.version(image.id, 1).await.unwrap().unwrap();
+    assert_eq!(
+        (version.state, version.status),
+        (VersionState::Successful, VersionStatus::Active)
+    );
+    assert_eq!(
+        store.build("b-1".into()).await.unwrap().unwrap().state,
+        BuildState::Successful
+    );
+    let microvm = store.microvm("microvm-a".into()).await.unwrap().unwrap();
+    assert_eq!(
+        (microvm.phase, microvm.slot, microvm.run_payload),
+        (Phase::Running, Some(7), None)
+    );
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let _store = store_with_image(&directory.path().join("state.db")).await;
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(
+            entry.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{:?}",
+            entry.path()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_corrupt_row_is_named_and_hides_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = store_with_image(&path).await;
+    admitted(&store, "microvm-a").await;
+    admitted(&store, "microvm-b").await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute(
+        "UPDATE microvms SET phase = 'floating' WHERE id = 'microvm-a'",
+        [],
+    )
+    .unwrap();
+
+    let listing = store.all_microvms().await.unwrap();
+    assert_eq!(
+        listing
+            .rows
+            .iter()
+            .map(|row| row.id.as_str())
+            .collect::<Vec<_>>(),
+        ["microvm-b"]
+    );
+    assert!(
+        matches!(&listing.corrupt[..], [StoreError::CorruptRow { key, .. }] if key == "microvm-a")
+    );
+    assert!(store.microvm("microvm-a".into()).await.is_err());
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_without_gap_or_repetition() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    for id in ["microvm-c", "microvm-a", "microvm-b"] {
+        admitted(&store, id).await;
+    }
+    let first = store.microvms(None, 2).await.unwrap();
+    let second = store.microvms(first.next.clone(), 2).await.unwrap();
+    let ids: Vec<String> = first
+        .rows
+        .into_iter()
+        .chain(second.rows)
+        .map(|row| row.id)
+        .collect();
+    assert_eq!(ids, ["microvm-a", "microvm-b", "microvm-c"]);
+    assert_eq!(second.next, None);
+}
+
+#[tokio::test]
+async fn a_base_stays_while_a_microvm_uses_it_and_takes_no_new_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    build_succeeds(&store).await;
+    admitted(&store, "microvm-a").await;
+    store
+        .begin_image_removal("hello".into(), &[ImageState::Created], 3_000)
+        .await
+        .unwrap()
+        .unwrap();
+    store
+        .finish_image_removal("hello".into(), 3_000)
+        .await
+        .unwrap();
+
+    assert_eq!(store.image("hello".into()).await.unwrap(), None);
+    assert!(store.was_deleted("hello".into(), 0).await.unwrap());
+    assert!(store.removable_builds().await.unwrap().rows.is_empty());
+    assert!(store.forget_build("b-1".into()).await.is_err());
+    let late = store
+        .admit_microvm(microvm("microvm-b", "b-1"), UNLIMITED, None, |_| {
+            Value::Null
+        })
+        .await
+        .unwrap();
+    assert!(matches!(late, RunOutcome::NoBuild));
+
+    store
+        .change_microvm(
+            "microvm-a".into(),
+            Transition::to(Phase::Terminated).ended_at(4_000),
+        )
+        .await
+        .unwrap();
+    assert_eq!(store.removable_builds().await.unwrap().rows.len(), 1);
+    store.forget_build("b-1".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_token_admits_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    let admit = |id: &'static str| {
+        store.admit_microvm(
+            microvm(id, "b-1"),
+            UNLIMITED,
+            Some(token()),
+            |row| json!({ "id": row.id }),
+        )
+    };
+    assert!(matches!(
+        admit("microvm-a").await.unwrap(),
+        RunOutcome::Admitted(_)
+    ));
+    match admit("microvm-b").await.unwrap() {
+        RunOutcome::Replayed(record) => assert_eq!(record.response, json!({ "id": "microvm-a" })),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_full_host_admits_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    let one = Admission {
+        running: 1,
+        running_memory_mib: 4096,
+    };
+    let first = store
+        .admit_microvm(microvm("microvm-a", "b-1"), one, None, |_| Value::Null)
+        .await
+        .unwrap();
+    assert!(matches!(first, RunOutcome::Admitted(_)));
+    let second = store
+        .admit_microvm(microvm("microvm-b", "b-1"), one, None, |_| Value::Null)
+        .await
+        .unwrap();
+    assert!(matches!(second, RunOutcome::NoCapacity(_)));
+    store
+        .change_microvm("microvm-a".into(), Transition::to(Phase::Suspended))
+        .await
+        .unwrap();
+    let third = store
+        .admit_microvm(microvm("microvm-c", "b-1"), one, None, |_| Value::Null)
+        .await
+        .unwrap();
+    assert!(matches!(third, RunOutcome::Admitted(_)));
+}
+
+#[tokio::test]
+async fn a_failed_build_fails_its_version_and_its_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    store
+        .finish_build("b-1".into(), BuildOutcome::Failed("no".into()), 1_200)
+        .await
+        .unwrap();
+    let image = store.image("hello".into()).await.unwrap().unwrap();
+    assert_eq!(
+        (image.state, image.latest_failed),
+        (ImageState::CreateFailed, Some(1))
+    );
+    assert_eq!(
+        store.version(image.id, 1).await.unwrap().unwrap().state,
+        VersionState::Failed
+    );
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    let again = store
+        .create_image("hello".into(), json!({}), version("b-2"), None, |_, _| {
+            Value::Null
+        })
+        .await;
+    assert!(matches!(again, Err(StoreError::Exists { .. })));
+}
