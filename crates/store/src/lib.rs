@@ -18,12 +18,14 @@ mod microvms;
 mod rows;
 mod state;
 mod tokens;
+mod versions;
 
 pub use builds::{Build, BuildOutcome, NewBuild};
 pub use database::Store;
 pub use error::StoreError;
-pub use images::{Image, NewVersion, Version};
+pub use images::Image;
 pub use microvms::{Admission, Microvm, NewMicrovm, RunOutcome, Transition};
 pub use rows::{Listing, Position};
 pub use state::{BuildState, ImageState, Phase, VersionState, VersionStatus};
 pub use tokens::{ClientToken, TokenRecord};
+pub use versions::{NewVersion, Version};

@@ -1,5 +1,6 @@
 //! What the store promises: what was written is there after a reopening, one bad row hides no other,
 //! a base cannot go while a MicroVM uses it, a client token admits once.
+#![allow(clippy::unwrap_used, reason = "a test ends where a step fails")]
 
 use colibri_store::{
     Admission, BuildOutcome, BuildState, ClientToken, ImageState, Microvm, NewBuild, NewMicrovm,
