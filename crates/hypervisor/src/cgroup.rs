@@ -1,1 +1,148 @@
-//! (being written)
+//! One cgroup per machine, on hosts with version 2, version 1, or both (hybrid): bounds on memory and
+//! processes, a share of the CPU. A host where the daemon may not write cgroups runs machines without.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::debug;
+
+use crate::machine::MachineShape;
+
+/// Parent of all of Colibri's cgroups.
+const PARENT: &str = "colibri";
+
+/// What QEMU itself may take beside the guest's memory, bytes: its heap, its devices' buffers and up
+/// to 128 MiB of translated code under TCG, with room to spare.
+const VMM_OVERHEAD: u64 = 512 * 1024 * 1024;
+
+/// Threads of one VMM: its vCPUs, the main loop, the disk's worker pool (64 at most).
+const MAX_TASKS: u32 = 256;
+
+/// Controllers that version 1 keeps in hierarchies of their own.
+const V1_CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// A machine's cgroup: one directory on version 2, one a controller on version 1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    directories: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Makes (or finds) the cgroup of a machine and sets its bounds.
+    pub fn create(id: &str, shape: MachineShape) -> Self {
+        let directories = Self::locations(id)
+            .into_iter()
+            .filter(|(directory, _)| match fs::create_dir_all(directory) {
+                Ok(()) => true,
+                Err(error) => {
+                    debug!(?directory, %error, "machine runs without this cgroup");
+                    false
+                }
+            })
+            .map(|(directory, version)| {
+                for (file, value) in bounds(shape, version) {
+                    if directory.join(file).exists()
+                        && let Err(error) = fs::write(directory.join(file), &value)
+                    {
+                        debug!(?directory, file, value, %error, "cgroup bound not set");
+                    }
+                }
+                directory
+            })
+            .collect();
+        Self { directories }
+    }
+
+    /// The cgroup of a machine that an earlier daemon made.
+    #[must_use]
+    pub fn existing(id: &str) -> Self {
+        let directories = Self::locations(id)
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|path| path.is_dir())
+            .collect();
+        Self { directories }
+    }
+
+    /// Files that a process writes `0` into to move itself there.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn doors(&self) -> io::Result<Vec<fs::File>> {
+        self.directories
+            .iter()
+            .map(|directory| {
+                fs::File::options()
+                    .write(true)
+                    .open(directory.join("cgroup.procs"))
+            })
+            .collect()
+    }
+
+    /// Removes it once its last process has ended; a process that was just reaped may keep it busy
+    /// for a moment.
+    pub async fn remove(&self) {
+        for directory in &self.directories {
+            for _ in 0..50 {
+                match fs::remove_dir(directory) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    fn locations(id: &str) -> Vec<(PathBuf, Version)> {
+        let root = Path::new("/sys/fs/cgroup");
+        if root.join("cgroup.controllers").exists() {
+            enable_v2(root);
+            return vec![(root.join(PARENT).join(id), Version::Two)];
+        }
+        V1_CONTROLLERS
+            .iter()
+            .map(|controller| root.join(controller))
+            .filter(|hierarchy| hierarchy.join("cgroup.procs").exists())
+            .map(|hierarchy| (hierarchy.join(PARENT).join(id), Version::One))
+            .collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+fn bounds(shape: MachineShape, version: Version) -> Vec<(&'static str, String)> {
+    let memory = u64::from(shape.memory_mib) * 1024 * 1024 + VMM_OVERHEAD;
+    match version {
+        Version::Two => vec![
+            ("memory.max", memory.to_string()),
+            (
+                "cpu.weight",
+                (u32::from(shape.vcpus) * 100).min(10_000).to_string(),
+            ),
+            ("pids.max", MAX_TASKS.to_string()),
+        ],
+        Version::One => vec![
+            ("memory.limit_in_bytes", memory.to_string()),
+            ("cpu.shares", (u32::from(shape.vcpus) * 1024).to_string()),
+            ("pids.max", MAX_TASKS.to_string()),
+        ],
+    }
+}
+
+/// Lets Colibri's children have the controllers; a host that forbids it leaves them unbounded.
+fn enable_v2(root: &Path) {
+    let parent = root.join(PARENT);
+    let _ = fs::create_dir(&parent);
+    for directory in [root, &parent] {
+        for controller in ["+memory", "+cpu", "+pids"] {
+            let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+        }
+    }
+}

@@ -15,8 +15,10 @@ pub mod delta;
 pub mod machine;
 pub mod manifest;
 pub mod qemu;
+pub mod snapshot;
+pub mod sparse;
 
 pub use machine::{
-    BootSpec, ControlStream, ExitCause, Isolation, LaunchSpec, Machine, MachineRecord, MachineShape,
-    NetworkAttachment, Suspension, Vmm, VmmDescription,
+    Architecture, BootSpec, ControlStream, ExitCause, Isolation, LaunchSpec, Machine,
+    MachineRecord, MachineShape, NetworkAttachment, Suspension, Vmm, VmmDescription, VmmError,
 };

@@ -260,7 +260,8 @@ pub trait Vmm: Send + Sync + 'static {
 
     /// Ends every VMM process of this driver whose directory lies below `root` and whose machine
     /// `keep` does not name: the orphans of a crash between a start and its record.
-    async fn sweep(&self, root: &std::path::Path, keep: &[String]) -> Result<Vec<String>, VmmError>;
+    async fn sweep(&self, root: &std::path::Path, keep: &[String])
+    -> Result<Vec<String>, VmmError>;
 }
 
 /// One machine's VMM process.
@@ -281,6 +282,11 @@ pub trait Machine: Send + Sync + 'static {
     /// Opens the control channel. One at a time: an earlier one must have been dropped. The guest
     /// sees the port open.
     async fn control(&self) -> Result<Box<dyn ControlStream>, VmmError>;
+
+    /// The last of what the guest's kernel and agent printed on its console, at most 64 KiB.
+    async fn console(&self) -> Result<String, VmmError> {
+        Ok(String::new())
+    }
 
     /// Turns a first-booted machine into a base in `directory` (existing, empty): stops it, saves
     /// its devices, ends its process, takes its memory and disk. Nothing of the machine is left.

@@ -1,0 +1,271 @@
+//! A guest's memory as its VMM process holds it, reached from outside: which pages differ from the
+//! base file (`/proc/PID/pagemap`), their bytes (`process_vm_readv`, `process_vm_writev`).
+//!
+//! The guest's memory is moved as bytes and never interpreted.
+
+use std::fs::{self, File};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use crate::delta::{CHUNK_PAGES, DeltaSummary, DeltaWriter, PAGE_SIZE};
+
+/// A page is in memory.
+const PRESENT: u64 = 1 << 63;
+/// A page is in swap.
+const SWAPPED: u64 = 1 << 62;
+/// A page belongs to a file, or is shared: it was not copied.
+const FILE_OR_SHARED: u64 = 1 << 61;
+
+/// One mapping of the memory file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mapping {
+    /// Address in the process.
+    address: u64,
+    /// Offset in the file, bytes.
+    offset: u64,
+    /// Length, bytes.
+    length: u64,
+}
+
+/// The memory of one guest, mapped in one process.
+#[derive(Debug)]
+pub(super) struct GuestMemory {
+    pid: u32,
+    mappings: Vec<Mapping>,
+}
+
+impl GuestMemory {
+    /// Finds the mappings of `file` in a process.
+    pub(super) fn of(pid: u32, file: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(file)?;
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let mappings: Vec<Mapping> = maps
+            .lines()
+            .filter_map(|line| parse_mapping(line, metadata.dev(), metadata.ino()))
+            .collect();
+        let mapped: u64 = mappings.iter().map(|mapping| mapping.length).sum();
+        if mapped != metadata.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "process {pid} maps {mapped} of the {} bytes of guest memory",
+                    metadata.len()
+                ),
+            ));
+        }
+        Ok(Self { pid, mappings })
+    }
+
+    /// Writes every page that differs from `base` into a delta. The guest must be stopped.
+    pub(super) fn write_delta(&self, base: &File, delta: File) -> io::Result<DeltaSummary> {
+        let mut writer = DeltaWriter::new(delta)?;
+        let mut memory = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
+        let mut before = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
+        for (first, count) in self.copied_pages()? {
+            let mut page = first;
+            let end = first + count;
+            while page < end {
+                let pages = (end - page).min(CHUNK_PAGES as u64);
+                let bytes = usize::try_from(pages).map_err(io::Error::other)? * PAGE_SIZE;
+                self.read(page, &mut memory[..bytes])?;
+                base.read_exact_at(&mut before[..bytes], page * PAGE_SIZE as u64)?;
+                writer.add(page, &memory[..bytes], &before[..bytes])?;
+                page += pages;
+            }
+        }
+        writer.finish()
+    }
+
+    /// Puts pages in place. The guest must be stopped.
+    pub(super) fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (address, room) = self.address(first_page * PAGE_SIZE as u64 + done as u64)?;
+            let length = room.min(bytes.len() - done);
+            done += vm_write(self.pid, address, &bytes[done..done + length])?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, first_page: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (address, room) = self.address(first_page * PAGE_SIZE as u64 + done as u64)?;
+            let length = room.min(bytes.len() - done);
+            done += vm_read(self.pid, address, &mut bytes[done..done + length])?;
+        }
+        Ok(())
+    }
+
+    /// Runs of pages that were copied from the base, ascending: number of the first, count.
+    fn copied_pages(&self) -> io::Result<Vec<(u64, u64)>> {
+        let pagemap = File::open(format!("/proc/{}/pagemap", self.pid))?;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut buffer = vec![0_u8; 64 * 1024];
+        let mut ordered = self.mappings.clone();
+        ordered.sort_by_key(|mapping| mapping.offset);
+        for mapping in ordered {
+            let pages = mapping.length / PAGE_SIZE as u64;
+            let mut done = 0;
+            while done < pages {
+                let count = (pages - done).min(buffer.len() as u64 / 8);
+                let bytes = usize::try_from(count * 8).map_err(io::Error::other)?;
+                pagemap.read_exact_at(
+                    &mut buffer[..bytes],
+                    (mapping.address / PAGE_SIZE as u64 + done) * 8,
+                )?;
+                let first = mapping.offset / PAGE_SIZE as u64 + done;
+                for (index, entry) in buffer[..bytes].as_chunks::<8>().0.iter().enumerate() {
+                    if is_copied(u64::from_ne_bytes(*entry)) {
+                        push(&mut runs, first + index as u64);
+                    }
+                }
+                done += count;
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Where an offset of guest memory is in the process, and how far that mapping goes on.
+    fn address(&self, offset: u64) -> io::Result<(u64, usize)> {
+        self.mappings
+            .iter()
+            .find(|mapping| (mapping.offset..mapping.offset + mapping.length).contains(&offset))
+            .map(|mapping| {
+                let into = offset - mapping.offset;
+                (
+                    mapping.address + into,
+                    usize::try_from(mapping.length - into).unwrap_or(usize::MAX),
+                )
+            })
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a page beyond the guest's memory",
+                )
+            })
+    }
+}
+
+fn is_copied(entry: u64) -> bool {
+    entry & (PRESENT | SWAPPED) != 0 && entry & FILE_OR_SHARED == 0
+}
+
+fn push(runs: &mut Vec<(u64, u64)>, page: u64) {
+    match runs.last_mut() {
+        Some((first, count)) if *first + *count == page => *count += 1,
+        _ => runs.push((page, 1)),
+    }
+}
+
+/// `address-end perms offset major:minor inode path`, where it maps the given file.
+fn parse_mapping(line: &str, device: u64, inode: u64) -> Option<Mapping> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let _permissions = fields.next()?;
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let numbers = (
+        u32::from_str_radix(major, 16).ok()?,
+        u32::from_str_radix(minor, 16).ok()?,
+    );
+    if fields.next()?.parse::<u64>().ok()? != inode
+        || numbers != (rustix::fs::major(device), rustix::fs::minor(device))
+    {
+        return None;
+    }
+    let address = u64::from_str_radix(start, 16).ok()?;
+    let end = u64::from_str_radix(end, 16).ok()?;
+    Some(Mapping {
+        address,
+        offset,
+        length: end - address,
+    })
+}
+
+fn vm_read(pid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let length = into.len();
+    let mut local = [IoSliceMut::new(into)];
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: length,
+    };
+    // SAFETY: `local` describes one buffer that we hold exclusively, layout-compatible with iovec
+    // (guaranteed by IoSliceMut); the remote range is checked by the kernel, in the other process.
+    let moved = unsafe {
+        libc::process_vm_readv(
+            pid.cast_signed(),
+            local.as_mut_ptr().cast(),
+            1,
+            &raw const remote,
+            1,
+            0,
+        )
+    };
+    progress(moved)
+}
+
+fn vm_write(pid: u32, address: u64, from: &[u8]) -> io::Result<usize> {
+    let local = [IoSlice::new(from)];
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: from.len(),
+    };
+    // SAFETY: `local` describes one buffer that outlives the call, layout-compatible with iovec
+    // (guaranteed by IoSlice); the remote range is checked by the kernel, in the other process.
+    let moved = unsafe {
+        libc::process_vm_writev(
+            pid.cast_signed(),
+            local.as_ptr().cast(),
+            1,
+            &raw const remote,
+            1,
+            0,
+        )
+    };
+    progress(moved)
+}
+
+fn progress(moved: libc::ssize_t) -> io::Result<usize> {
+    match usize::try_from(moved) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(moved) => Ok(moved),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FILE_OR_SHARED, Mapping, PRESENT, SWAPPED, is_copied, parse_mapping, push};
+
+    #[test]
+    fn only_private_copies_count_as_copied() {
+        assert!(is_copied(PRESENT));
+        assert!(is_copied(SWAPPED));
+        assert!(!is_copied(PRESENT | FILE_OR_SHARED));
+        assert!(!is_copied(0));
+    }
+
+    #[test]
+    fn a_mapping_of_the_file_is_told_from_others() {
+        let line = "7f0000000000-7f0020000000 rw-p 00001000 fe:01 1234   /data/memory.base";
+        let device = rustix::fs::makedev(0xfe, 1);
+        let wanted = Mapping {
+            address: 0x7f00_0000_0000,
+            offset: 0x1000,
+            length: 0x2000_0000,
+        };
+        assert_eq!(parse_mapping(line, device, 1234), Some(wanted));
+        assert_eq!(parse_mapping(line, device, 1235), None);
+    }
+
+    #[test]
+    fn consecutive_pages_make_one_run() {
+        let mut runs = Vec::new();
+        [3, 4, 5, 9]
+            .into_iter()
+            .for_each(|page| push(&mut runs, page));
+        assert_eq!(runs, [(3, 3), (9, 1)]);
+    }
+}

@@ -1,0 +1,474 @@
+//! The driver for stock QEMU, on KVM or in software (TCG) by the same code.
+//!
+//! A QEMU process is given everything by descriptor and needs no path on the host: it runs under its
+//! own user, in its own network namespace and cgroup, in QEMU's seccomp sandbox. How snapshots work
+//! on a QEMU without patches is told in `ARCHITECTURE.md`, "Snapshots".
+
+mod arguments;
+mod disk;
+mod machine;
+mod memory;
+mod process;
+mod qmp;
+mod socket;
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::fs::MetadataExt;
+use tokio::process::Command;
+use tracing::{info, warn};
+
+use self::arguments::{Start, command_line, fd};
+use self::machine::QemuMachine;
+use self::process::{Process, Surroundings};
+use crate::accelerator::{Accelerator, find_program};
+use crate::cgroup::Cgroup;
+use crate::machine::{
+    Architecture, BootSpec, Isolation, LaunchSpec, Machine, MachineRecord, MachineShape,
+    NetworkAttachment, Vmm, VmmDescription, VmmError,
+};
+use crate::snapshot::{
+    DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, read_base,
+    read_suspension,
+};
+
+/// Machine protocol socket in a machine's directory.
+pub(crate) const QMP_SOCKET: &str = "qmp.sock";
+/// Control channel socket in a machine's directory.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+
+/// Oldest machine type that snapshots are pinned to; hosts with an older QEMU pin their own newest.
+const MACHINE_TYPE_RELEASE: (u32, u32) = (7, 2);
+
+/// Translated code that one TCG guest may hold, MiB. 32, 64 and 128 measured alike.
+const TCG_BUFFER_MIB: u32 = 128;
+
+/// A QEMU on this host.
+#[derive(Debug, Clone)]
+pub struct Installation {
+    /// The program.
+    pub program: PathBuf,
+    /// What its machines run on.
+    pub description: VmmDescription,
+    accelerator: Accelerator,
+    release: (u32, u32),
+}
+
+impl Installation {
+    /// Looks at the QEMU for guests of `architecture`.
+    ///
+    /// # Errors
+    /// When it is not installed or does not tell its version.
+    pub async fn find(
+        architecture: Architecture,
+        accelerator: Accelerator,
+    ) -> Result<Self, VmmError> {
+        let program =
+            find_program(architecture).map_err(|source| VmmError::io("find QEMU", source))?;
+        let version = version(&program).await?;
+        let release = release(&version);
+        let pinned = release.min(MACHINE_TYPE_RELEASE);
+        let family = match architecture {
+            Architecture::X86_64 => "pc-i440fx",
+            Architecture::Aarch64 => "virt",
+        };
+        let cpu_model = match (accelerator, architecture) {
+            (Accelerator::Kvm, _) => "host",
+            (Accelerator::Tcg, Architecture::X86_64) => "max",
+            // The full pointer authentication algorithm is slow in software.
+            (Accelerator::Tcg, Architecture::Aarch64) => "max,pauth-impdef=on",
+        };
+        let description = VmmDescription {
+            driver: "qemu".to_owned(),
+            version,
+            accelerator: accelerator.name().to_owned(),
+            architecture,
+            cpu_model: cpu_model.to_owned(),
+            machine_type: format!("{family}-{}.{}", pinned.0, pinned.1),
+        };
+        Ok(Self {
+            program,
+            description,
+            accelerator,
+            release,
+        })
+    }
+
+    pub(crate) fn has_readonly_private_memory(&self) -> bool {
+        self.release >= (9, 0)
+    }
+
+    fn accelerator_option(&self) -> String {
+        match self.accelerator {
+            Accelerator::Tcg => format!("tcg,thread=multi,tb-size={TCG_BUFFER_MIB}"),
+            Accelerator::Kvm if self.takes_kvm_by_descriptor() => {
+                format!("kvm,device={}", arguments::set(fd::KVM))
+            }
+            Accelerator::Kvm => "kvm".to_owned(),
+        }
+    }
+
+    /// QEMU 8.2 and later warn of a plain file behind a descriptor, earlier ones know nothing else.
+    fn devices_uri(&self) -> String {
+        if self.release >= (8, 2) {
+            format!("file:{}", arguments::set(fd::DEVICES_IN))
+        } else {
+            format!("fd:{}", fd::DEVICES_IN)
+        }
+    }
+
+    fn takes_kvm_by_descriptor(&self) -> bool {
+        self.release >= (9, 0)
+    }
+}
+
+/// The version of a QEMU: `10.0.2`.
+///
+/// # Errors
+/// When the program cannot be run or prints something else.
+pub async fn version(program: &Path) -> Result<String, VmmError> {
+    let attempted = || format!("ask {} for its version", program.display());
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .await
+        .map_err(|source| VmmError::io(attempted(), source))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split_ascii_whitespace()
+        .skip_while(|word| *word != "version")
+        .nth(1)
+        .map(|version| {
+            version
+                .trim_end_matches(|c: char| !c.is_ascii_digit())
+                .to_owned()
+        })
+        .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(|| VmmError::io(attempted(), std::io::Error::other(text.into_owned())))
+}
+
+fn release(version: &str) -> (u32, u32) {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Qemu {
+    installation: Installation,
+}
+
+impl Qemu {
+    /// A driver on an installed QEMU.
+    #[must_use]
+    pub fn new(installation: Installation) -> Self {
+        Self { installation }
+    }
+
+    async fn start(&self, plan: Plan<'_>) -> Result<Arc<QemuMachine>, VmmError> {
+        let Plan {
+            id,
+            directory,
+            base,
+            shape,
+            network,
+            isolation,
+            start,
+            mut descriptors,
+        } = plan;
+        let has_network = network.is_some();
+        let arguments = command_line(&self.installation, id, shape, has_network, &start);
+        let attempted = || format!("start QEMU for machine {id}");
+        for (number, name) in [(fd::QMP, QMP_SOCKET), (fd::CONTROL, CONTROL_SOCKET)] {
+            let socket = socket::bind(directory, name)
+                .map_err(|source| VmmError::io(attempted(), source))?;
+            descriptors.push((number, socket));
+        }
+        let devices_out = owned_file(&directory.join(DEVICES_NEXT), isolation);
+        descriptors.push((
+            fd::DEVICES_OUT,
+            devices_out
+                .map_err(|source| VmmError::io(attempted(), source))?
+                .into(),
+        ));
+        let namespace = network.map(|NetworkAttachment { tap, namespace }| {
+            descriptors.push((fd::TAP, tap));
+            namespace
+        });
+        let kvm_group = self
+            .open_kvm(&mut descriptors)
+            .map_err(|source| VmmError::io(attempted(), source))?;
+        let cgroup = Cgroup::create(id, shape);
+        let surroundings = Surroundings {
+            directory,
+            cgroup: &cgroup,
+            namespace,
+            uid: isolation.uid,
+            kvm_group,
+        };
+        let process = Process::spawn(
+            &self.installation.program,
+            &arguments,
+            descriptors,
+            surroundings,
+        )
+        .map_err(|source| VmmError::io(attempted(), source))?;
+        let record = MachineRecord {
+            id: id.to_owned(),
+            directory: directory.to_owned(),
+            base: base.map(Path::to_owned),
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+        };
+        QemuMachine::connect(
+            record,
+            process,
+            cgroup,
+            &self.installation,
+            shape,
+            has_network,
+        )
+        .await
+    }
+
+    /// Gives QEMU `/dev/kvm` by descriptor, or the group that may open it.
+    fn open_kvm(&self, descriptors: &mut Vec<(i32, OwnedFd)>) -> std::io::Result<Option<u32>> {
+        if self.installation.accelerator == Accelerator::Tcg {
+            return Ok(None);
+        }
+        if self.installation.takes_kvm_by_descriptor() {
+            let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
+            descriptors.push((fd::KVM, kvm.into()));
+            return Ok(None);
+        }
+        Ok(Some(MetadataExt::gid(&fs::metadata("/dev/kvm")?)))
+    }
+}
+
+/// Everything that a start needs, of whatever kind.
+struct Plan<'a> {
+    id: &'a str,
+    directory: &'a Path,
+    base: Option<&'a Path>,
+    shape: MachineShape,
+    network: Option<NetworkAttachment>,
+    isolation: Isolation,
+    start: Start<'a>,
+    descriptors: Vec<(i32, OwnedFd)>,
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn description(&self) -> &VmmDescription {
+        &self.installation.description
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        let attempted = || format!("prepare machine {}", spec.id);
+        let io = |source| VmmError::io(attempted(), source);
+        let root_size = fs::metadata(&spec.root_disk).map_err(io)?.len();
+        disk::create_overlay(&spec.directory.join(DISK), root_size).await?;
+        let memory_path = spec.directory.join(MEMORY_BASE);
+        let memory = owned_file(&memory_path, spec.isolation).map_err(io)?;
+        memory
+            .set_len(u64::from(spec.shape.memory_mib) * 1024 * 1024)
+            .map_err(io)?;
+        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(io);
+        let descriptors = vec![
+            (fd::MEMORY, memory.into()),
+            (fd::ROOT, open(&spec.root_disk)?),
+            (
+                fd::OVERLAY,
+                open_for_writing(&spec.directory.join(DISK)).map_err(io)?,
+            ),
+            (fd::KERNEL, open(&spec.kernel)?),
+            (fd::INITRAMFS, open(&spec.initramfs)?),
+        ];
+        let console = match spec.shape.architecture {
+            Architecture::X86_64 => "ttyS0",
+            Architecture::Aarch64 => "ttyAMA0",
+        };
+        let mut kernel_arguments = format!("console={console} quiet panic=-1 reboot=t");
+        for argument in &spec.kernel_arguments {
+            kernel_arguments.push(' ');
+            kernel_arguments.push_str(argument);
+        }
+        let machine = self
+            .start(Plan {
+                id: &spec.id,
+                directory: &spec.directory,
+                base: None,
+                shape: spec.shape,
+                network: spec.network,
+                isolation: spec.isolation,
+                start: Start::Boot {
+                    kernel_arguments: &kernel_arguments,
+                },
+                descriptors,
+            })
+            .await?;
+        machine.remember_root_disk(spec.root_disk);
+        machine.resume().await?;
+        Ok(machine)
+    }
+
+    async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        let io = |source| VmmError::io(format!("prepare machine {}", spec.id), source);
+        let (manifest, base_hash) = read_base(&spec.base, self.description())?;
+        let suspension = if spec.resume {
+            Some(read_suspension(&spec.directory, &base_hash)?)
+        } else {
+            None
+        };
+        let overlay = spec.directory.join(DISK);
+        if suspension.is_none() {
+            fs::copy(spec.base.join(EMPTY_OVERLAY), &overlay).map_err(io)?;
+        }
+        let devices = if suspension.is_some() {
+            spec.directory.join(DEVICES)
+        } else {
+            spec.base.join(DEVICES)
+        };
+        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(io);
+        let memory = if self.installation.has_readonly_private_memory() {
+            open(&spec.base.join(MEMORY_BASE))?
+        } else {
+            open_for_writing(&spec.base.join(MEMORY_BASE)).map_err(io)?
+        };
+        let descriptors = vec![
+            (fd::MEMORY, memory),
+            (fd::ROOT, open(&spec.base.join(ROOT_DISK))?),
+            (fd::FROZEN, open(&spec.base.join(DISK))?),
+            (fd::OVERLAY, open_for_writing(&overlay).map_err(io)?),
+            (fd::DEVICES_IN, open(&devices)?),
+        ];
+        if spec.network.is_none() && manifest.has_network {
+            return Err(crate::snapshot::bad(
+                &spec.base,
+                "its guest has a network card, none was given".to_owned(),
+            ));
+        }
+        let machine = self
+            .start(Plan {
+                id: &spec.id,
+                directory: &spec.directory,
+                base: Some(&spec.base),
+                shape: manifest.shape,
+                network: spec.network,
+                isolation: spec.isolation,
+                start: Start::Launch,
+                descriptors,
+            })
+            .await?;
+        let loaded = async {
+            if let Some(suspension) = suspension {
+                machine
+                    .inject(&spec.directory.join(MEMORY_DELTA), suspension)
+                    .await?;
+            }
+            machine.load_devices().await
+        };
+        if let Err(error) = loaded.await {
+            if let Err(cleanup) = machine.kill().await {
+                warn!(id = spec.id, %cleanup, "machine that failed to load was not removed");
+            }
+            return Err(error);
+        }
+        Ok(machine)
+    }
+
+    async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError> {
+        let gone = || VmmError::Gone {
+            id: record.id.clone(),
+        };
+        let process =
+            Process::find(record.pid, record.start_ticks, &record.directory).map_err(|_| gone())?;
+        let (shape, has_network) = match &record.base {
+            Some(base) => {
+                let (manifest, _) = read_base(base, self.description())?;
+                (manifest.shape, manifest.has_network)
+            }
+            // Only launched machines are adopted: an interrupted build starts again.
+            None => return Err(gone()),
+        };
+        let cgroup = Cgroup::existing(&record.id);
+        info!(id = record.id, pid = record.pid, "adopting machine");
+        Ok(QemuMachine::connect(
+            record,
+            process,
+            cgroup,
+            &self.installation,
+            shape,
+            has_network,
+        )
+        .await?)
+    }
+
+    async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError> {
+        if let Ok(process) = Process::find(record.pid, record.start_ticks, &record.directory) {
+            process.kill();
+            process.ended().await;
+        }
+        Cgroup::existing(&record.id).remove().await;
+        Ok(())
+    }
+
+    async fn sweep(&self, root: &Path, keep: &[String]) -> Result<Vec<String>, VmmError> {
+        let found =
+            process::below(root).map_err(|source| VmmError::io("look for machines", source))?;
+        let mut ended = Vec::new();
+        for (pid, name) in found {
+            if keep.contains(&name) {
+                continue;
+            }
+            let Ok(start_ticks) = process::start_ticks(pid) else {
+                continue;
+            };
+            warn!(id = name, pid, "ending a machine that nothing knows of");
+            let record = MachineRecord {
+                id: name.clone(),
+                directory: root.to_owned(),
+                base: None,
+                pid,
+                start_ticks,
+            };
+            self.discard(&record).await?;
+            ended.push(name);
+        }
+        Ok(ended)
+    }
+}
+
+/// An empty file that a machine's own user may open anew through its descriptor, and nobody else.
+fn owned_file(path: &Path, isolation: Isolation) -> std::io::Result<File> {
+    crate::snapshot::remove_if_there(path)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    if let Some(uid) = isolation.uid {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(uid))?;
+    }
+    Ok(file)
+}
+
+fn open_for_writing(path: &Path) -> std::io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open(path)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::release;
+
+    #[test]
+    fn a_release_is_the_first_two_numbers() {
+        assert_eq!(release("10.0.2"), (10, 0));
+        assert_eq!(release("7.2"), (7, 2));
+    }
+}

@@ -1,0 +1,258 @@
+//! The QEMU process: started in its own session, namespace, cgroup and user, with nothing but the
+//! descriptors that it is given; found again by process id and start time.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::cgroup::Cgroup;
+
+/// File in a machine's directory that takes QEMU's error output.
+pub(super) const LOG_FILE: &str = "vmm.log";
+
+/// How much of the error output is worth repeating, bytes.
+const LOG_TAIL: u64 = 2048;
+
+/// Everything about the process that is not its command line.
+pub(super) struct Surroundings<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) namespace: Option<OwnedFd>,
+    pub(super) uid: Option<u32>,
+    /// Group of `/dev/kvm`, where the process needs it.
+    pub(super) kvm_group: Option<u32>,
+}
+
+/// A running (or ended) QEMU.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) start_ticks: u64,
+    directory: PathBuf,
+    pidfd: OwnedFd,
+    ended: watch::Receiver<bool>,
+}
+
+impl Process {
+    /// Starts QEMU. `descriptors` appear in it under the numbers given with them.
+    pub(super) fn spawn(
+        program: &Path,
+        arguments: &[String],
+        descriptors: Vec<(i32, OwnedFd)>,
+        surroundings: Surroundings<'_>,
+    ) -> io::Result<Self> {
+        let Surroundings {
+            directory,
+            cgroup,
+            namespace,
+            uid,
+            kvm_group,
+        } = surroundings;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(directory.join(LOG_FILE))?;
+        let doors = cgroup.doors()?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(directory)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // SAFETY: between fork and exec the closure makes system calls only: it allocates nothing,
+        // takes no lock, and touches no memory but what it owns.
+        unsafe {
+            command.pre_exec(move || enter(&doors, namespace.as_ref(), uid, kvm_group));
+        }
+        let mappings = descriptors
+            .into_iter()
+            .map(|(child_fd, parent_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            })
+            .collect();
+        command.fd_mappings(mappings).map_err(io::Error::other)?;
+        let child = command.spawn()?;
+        let pid = child.id();
+        // The watcher below reaps it; `Child` itself has no destructor that would.
+        Self::watch(pid, directory, true)
+    }
+
+    /// Takes over a process of an earlier daemon; `NotFound` when it is gone.
+    pub(super) fn find(pid: u32, start_ticks: u64, directory: &Path) -> io::Result<Self> {
+        let process = Self::watch(pid, directory, false)?;
+        if process.start_ticks != start_ticks {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(process)
+    }
+
+    fn watch(pid: u32, directory: &Path, child: bool) -> io::Result<Self> {
+        let raw = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(not_found)?;
+        let start_ticks = start_ticks(pid)?;
+        let (sender, ended) = watch::channel(false);
+        // SAFETY: the duplicate is owned by the `AsyncFd` alone and never exchanged or closed before it.
+        let watched =
+            unsafe { AsyncFd::register_with_interest(pidfd.try_clone()?, Interest::READABLE) }
+                .map_err(io::Error::from)?;
+        tokio::spawn(async move {
+            let _ = watched.readable().await;
+            if child {
+                let _ = waitpid(Some(raw), WaitOptions::NOHANG);
+            }
+            sender.send_replace(true);
+        });
+        Ok(Self {
+            pid,
+            start_ticks,
+            directory: directory.to_owned(),
+            pidfd,
+            ended,
+        })
+    }
+
+    /// Kills it, if it still runs.
+    pub(super) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Completes when it has ended.
+    pub(super) async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the watcher is gone, which it is only after the end.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// The end of its error output.
+    pub(super) fn log_tail(&self) -> String {
+        log_tail(&self.directory).unwrap_or_default()
+    }
+}
+
+/// Runs in the child between fork and exec.
+fn enter(
+    doors: &[File],
+    namespace: Option<&OwnedFd>,
+    uid: Option<u32>,
+    kvm_group: Option<u32>,
+) -> io::Result<()> {
+    for door in doors {
+        rustix::io::write(door, b"0")?;
+    }
+    rustix::process::setsid()?;
+    if let Some(namespace) = namespace {
+        move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(namespace),
+            Some(LinkNameSpaceType::Network),
+        )?;
+    }
+    // A core file would hold the guest's memory.
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+    if let Some(uid) = uid {
+        let (user, group) = (
+            rustix::process::Uid::from_raw(uid),
+            rustix::process::Gid::from_raw(uid),
+        );
+        let groups = kvm_group.map(rustix::process::Gid::from_raw);
+        rustix::thread::set_thread_groups(groups.as_slice())?;
+        rustix::thread::set_thread_res_gid(group, group, group)?;
+        rustix::thread::set_thread_res_uid(user, user, user)?;
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// Field 22 of `/proc/PID/stat`: the process's start in clock ticks since boot.
+pub(super) fn start_ticks(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the name in parentheses, may hold spaces: count from its end.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("/proc/{pid}/stat is not understood"),
+            )
+        })
+}
+
+/// The last bytes of the machine's VMM log.
+pub(super) fn log_tail(directory: &Path) -> io::Result<String> {
+    let mut file = File::open(directory.join(LOG_FILE))?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// Ids of the running processes whose working directory lies below `root` and whose program is a
+/// QEMU, each with the name that it was given.
+pub(super) fn below(root: &Path) -> io::Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(directory) = fs::read_link(entry.path().join("cwd")) else {
+            continue;
+        };
+        if !directory.starts_with(root) {
+            continue;
+        }
+        let Ok(command_line) = fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let mut arguments = command_line.split(|byte| *byte == 0);
+        let is_qemu = arguments.next().is_some_and(|program| {
+            String::from_utf8_lossy(program)
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| name.starts_with("qemu-system-"))
+        });
+        let name = arguments
+            .skip_while(|argument| *argument != b"-name")
+            .nth(1);
+        if let (true, Some(name)) = (is_qemu, name) {
+            found.push((pid, String::from_utf8_lossy(name).into_owned()));
+        }
+    }
+    Ok(found)
+}
+
+fn not_found(errno: rustix::io::Errno) -> io::Error {
+    if errno == rustix::io::Errno::SRCH {
+        io::ErrorKind::NotFound.into()
+    } else {
+        errno.into()
+    }
+}

@@ -1,0 +1,175 @@
+//! QEMU's machine protocol: one JSON object a line, answers told apart from events by their keys.
+//!
+//! Only what this driver needs: the greeting, commands one at a time, the events that end a machine.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::socket;
+
+/// Longest line that QEMU may send, bytes; `query-*` answers of this driver are far shorter, a
+/// console dump is at most 64 KiB before escaping.
+const MAX_LINE: u64 = 1024 * 1024;
+
+/// Bound of the greeting and of the commands that QEMU answers at once.
+pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(30);
+
+/// Commands that may wait for their turn.
+const QUEUE: usize = 16;
+
+/// Why a command brought nothing back.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum QmpError {
+    /// The connection ended: the process is gone, or another client took over.
+    #[error("the connection to QEMU ended")]
+    Disconnected,
+    /// QEMU said no.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer within the bound.
+    #[error("QEMU did not answer within {} s", COMMAND_BOUND.as_secs())]
+    TimedOut,
+}
+
+struct Command {
+    text: String,
+    reply: oneshot::Sender<Result<Value, QmpError>>,
+}
+
+/// A connection to one QEMU.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    commands: mpsc::Sender<Command>,
+    /// True once the guest shut down, was reset or panicked.
+    guest_ended: watch::Receiver<bool>,
+}
+
+impl Qmp {
+    /// Connects to the socket `name` in `directory` and negotiates.
+    pub(super) async fn connect(directory: &Path, name: &str) -> Result<Self, std::io::Error> {
+        let stream = socket::connect(directory, name).await?;
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let (ended_sender, guest_ended) = watch::channel(false);
+        tokio::spawn(serve(stream, inbox, ended_sender));
+        let qmp = Self {
+            commands,
+            guest_ended,
+        };
+        qmp.execute("qmp_capabilities", json!({}))
+            .await
+            .map_err(std::io::Error::other)?;
+        Ok(qmp)
+    }
+
+    /// Runs a command and waits for its answer.
+    pub(super) async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        let mut text = json!({ "execute": command, "arguments": arguments }).to_string();
+        text.push('\n');
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command { text, reply });
+        match tokio::time::timeout(COMMAND_BOUND, async move {
+            sent.await.map_err(|_| QmpError::Disconnected)?;
+            answer.await.map_err(|_| QmpError::Disconnected)?
+        })
+        .await
+        {
+            Ok(result) => result,
+            Err(_) => Err(QmpError::TimedOut),
+        }
+    }
+
+    /// The run state: `running`, `paused`, `inmigrate`, `shutdown`, ...
+    pub(super) async fn status(&self) -> Result<String, QmpError> {
+        let answer = self.execute("query-status", json!({})).await?;
+        Ok(answer
+            .get("status")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned())
+    }
+
+    /// Completes when the guest has ended itself, or the connection is gone.
+    pub(super) async fn guest_ended(&self) {
+        let mut ended = self.guest_ended.clone();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+/// Owns the stream: writes commands, hands answers to their askers in order, watches for events.
+async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, ended: watch::Sender<bool>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut waiting: VecDeque<oneshot::Sender<Result<Value, QmpError>>> = VecDeque::new();
+    let mut line = Vec::new();
+    loop {
+        tokio::select! {
+            command = inbox.recv() => {
+                let Some(command) = command else { return };
+                if writer.write_all(command.text.as_bytes()).await.is_err() {
+                    return;
+                }
+                waiting.push_back(command.reply);
+            }
+            read = read_line(&mut reader, &mut line) => {
+                if !matches!(read, Ok(true)) {
+                    return;
+                }
+                let Ok(message) = serde_json::from_slice::<Value>(&line) else { return };
+                line.clear();
+                if let Some(event) = message.get("event").and_then(Value::as_str) {
+                    if matches!(event, "SHUTDOWN" | "GUEST_PANICKED") {
+                        ended.send_replace(true);
+                    }
+                } else if let Some(outcome) = outcome(&message)
+                    && let Some(reply) = waiting.pop_front()
+                {
+                    let _ = reply.send(outcome);
+                }
+            }
+        }
+    }
+}
+
+/// Reads to the next newline, keeping what a cancelled call already had; false at the end.
+async fn read_line<R: tokio::io::AsyncBufRead + Unpin>(
+    reader: &mut R,
+    line: &mut Vec<u8>,
+) -> std::io::Result<bool> {
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(false);
+        }
+        let (taken, complete) = match available.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (available.len(), false),
+        };
+        line.extend_from_slice(&available[..taken]);
+        reader.consume(taken);
+        if line.len() as u64 > MAX_LINE {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        if complete {
+            return Ok(true);
+        }
+    }
+}
+
+/// The answer in a message; `None` for the greeting.
+fn outcome(message: &Value) -> Option<Result<Value, QmpError>> {
+    if let Some(value) = message.get("return") {
+        return Some(Ok(value.clone()));
+    }
+    let error = message.get("error")?;
+    let text = error
+        .get("desc")
+        .and_then(Value::as_str)
+        .unwrap_or("no reason given");
+    Some(Err(QmpError::Refused(text.to_owned())))
+}
