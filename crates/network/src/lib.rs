@@ -1,7 +1,36 @@
 //! A network namespace and a tap per MicroVM, out of a pool of **slots**: the same addresses inside
 //! every guest, no way from one guest to another or to the host, and the internet through NAT.
 //!
-//! It knows nothing of MicroVMs or images: it hands out slots and takes them back.
+//! It knows nothing of MicroVMs or images: it hands out slots and takes them back. [`SlotPool`] is the
+//! real one:
+//!
+//! ```text
+//!   namespace colibri-<mark>-<slot>                            host
+//!   guest -- tap0 -- [from_guest, input, out] -- uplink ==veth== cb<mark>v<slot> -- [guard] -- internet
+//!              |
+//!              +-- 172.16.0.1:53, relayed by the daemon from the host's namespace
+//! ```
+//!
+//! What a guest may do is decided twice: by the rules in its namespace (`rules.rs`), which nobody on
+//! the host flushes by accident, and by the daemon's own table on the host.
+
+mod address_block;
+mod commands;
+mod dns;
+mod layout;
+pub mod namespace;
+mod pool;
+mod probe;
+mod processes;
+mod rules;
+mod settings;
+mod slot;
+mod stream;
+pub mod tap;
+
+pub use pool::SlotPool;
+pub use probe::{forwarding_obstacles, probe};
+pub use settings::NetworkSettings;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -85,6 +114,33 @@ pub enum NetworkError {
         /// Its number.
         index: u32,
     },
+    /// A slot of an earlier daemon is already taken over.
+    #[error("network slot {index} is already in use by this daemon")]
+    InUse {
+        /// Its number.
+        index: u32,
+    },
+    /// A setting cannot be followed.
+    #[error("the setting `{setting}` {problem}")]
+    Setting {
+        /// Its name in the configuration.
+        setting: &'static str,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// A program that slots are made with is missing.
+    #[error("`{program}` was not found in PATH, /usr/sbin or /sbin; install the package {package}")]
+    MissingProgram {
+        /// The program.
+        program: &'static str,
+        /// The package that most distributions have it in.
+        package: &'static str,
+    },
+    /// The daemon may not make namespaces.
+    #[error(
+        "making network slots needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN); start the daemon as root"
+    )]
+    Unprivileged,
     /// A command of `ip` or `nft` failed.
     #[error("could not {attempted}: {output}")]
     Command {

@@ -1,0 +1,174 @@
+//! One slot in use: opening its tap, connecting into its guest, giving it back.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use colibri_guest_protocol::forward::{ForwardAnswer, preamble};
+use colibri_guest_protocol::{AGENT_ADDRESS, FORWARD_PORT};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::dns::DnsRelay;
+use crate::pool::Pool;
+use crate::stream::SlotStream;
+use crate::tap::open_tap;
+use crate::{Egress, GuestStream, NetworkError, Slot};
+
+/// Bound of the TCP handshake with the guest's agent.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Bound of the agent's answer, which waits for the application's loopback.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A slot that is made, whether anybody has it or not.
+#[derive(Debug)]
+pub(crate) struct ReadySlot {
+    pub(crate) index: u32,
+    pub(crate) egress: Egress,
+    pub(crate) namespace: Arc<OwnedFd>,
+    pub(crate) dns: Option<DnsRelay>,
+}
+
+/// A slot handed out. Dropping it leaves the slot as it is: a machine outlives its daemon, and the
+/// next daemon adopts or sweeps.
+#[derive(Debug)]
+pub(crate) struct TakenSlot {
+    pool: Arc<Pool>,
+    index: u32,
+    namespace: Arc<OwnedFd>,
+    ended: CancellationToken,
+    /// Until it is released.
+    relay: Mutex<Held>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Slot(Option<DnsRelay>),
+    Nothing,
+}
+
+impl TakenSlot {
+    pub(crate) fn new(pool: Arc<Pool>, ready: ReadySlot) -> Self {
+        Self {
+            pool,
+            index: ready.index,
+            namespace: ready.namespace,
+            ended: CancellationToken::new(),
+            relay: Mutex::new(Held::Slot(ready.dns)),
+        }
+    }
+
+    async fn reach_agent(&self) -> io::Result<TcpStream> {
+        let socket = self
+            .pool
+            .commands()
+            .visitor()
+            .visit(&self.namespace, tcp_socket)
+            .await?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let agent = (AGENT_ADDRESS, FORWARD_PORT).into();
+        let stream = match tokio::time::timeout(CONNECT_LIMIT, socket.connect(agent)).await? {
+            // Refused is what an application's port is, never the agent's.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let message = "the guest runs, but its agent does not listen";
+                return Err(io::Error::new(io::ErrorKind::NotConnected, message));
+            }
+            other => other?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+fn tcp_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+async fn ask_for_port(stream: &mut TcpStream, port: u16) -> io::Result<()> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, async {
+        stream.write_all(&preamble(port)).await?;
+        stream.read_u8().await
+    });
+    match ForwardAnswer::from_byte(answer.await??) {
+        Some(ForwardAnswer::Connected) => Ok(()),
+        Some(ForwardAnswer::Refused) => Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            format!("nothing listens on port {port} in the guest"),
+        )),
+        Some(ForwardAnswer::BadPreamble) | None => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the guest's agent did not understand which port is wanted",
+        )),
+    }
+}
+
+#[async_trait]
+impl Slot for TakenSlot {
+    fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn uid(&self) -> Option<u32> {
+        Some(self.pool.uid(self.index))
+    }
+
+    async fn attach(&self) -> Result<Option<(OwnedFd, OwnedFd)>, NetworkError> {
+        if self.ended.is_cancelled() {
+            return Err(NetworkError::Gone { index: self.index });
+        }
+        let failed = |what: &str, source| NetworkError::Io {
+            attempted: format!("{what} of network slot {}", self.index),
+            source,
+        };
+        let visitor = self.pool.commands().visitor();
+        let tap = visitor.visit(&self.namespace, open_tap).await;
+        let tap = tap.map_err(|source| failed("open the tap", source))?;
+        let namespace = self.namespace.try_clone();
+        let namespace = namespace.map_err(|source| failed("share the namespace", source))?;
+        Ok(Some((tap, namespace)))
+    }
+
+    async fn connect(&self, port: u16) -> io::Result<Box<dyn GuestStream>> {
+        let connect = async {
+            let mut stream = self.reach_agent().await?;
+            ask_for_port(&mut stream, port).await?;
+            Ok(stream)
+        };
+        let stream = self
+            .ended
+            .run_until_cancelled(connect)
+            .await
+            .unwrap_or_else(|| {
+                Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the guest has ended",
+                ))
+            })?;
+        Ok(Box::new(SlotStream::new(stream, &self.ended)))
+    }
+
+    async fn release(&self) -> Result<(), NetworkError> {
+        let mut held = self.relay.lock().await;
+        let Held::Slot(relay) = &mut *held else {
+            return Ok(());
+        };
+        self.ended.cancel();
+        if let Some(relay) = relay.take() {
+            relay.stop().await;
+        }
+        self.pool.remove(self.index).await?;
+        *held = Held::Nothing;
+        Ok(())
+    }
+}

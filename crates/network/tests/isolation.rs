@@ -1,0 +1,208 @@
+//! What a guest can reach, and what it cannot. Each refusal stands beside a proof that the way is
+//! open for somebody else.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use colibri_guest_protocol::{AGENT_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS};
+use colibri_network::{Egress, Network, SlotPool};
+use support::{
+    GLIMPSE, Guest, Internet, PATIENCE, Traces, answer_with_peer, can_make_slots, output, read_all,
+    settings,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reaches_the_internet_from_the_hosts_address() {
+    if !can_make_slots() {
+        return;
+    }
+    let (_directory, settings) = settings();
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let port = internet.serve_tcp();
+    let slot = pool.acquire(Egress::Internet).await.unwrap();
+    let guest = Guest::attach(&*slot).await;
+
+    let stream = guest.connect((internet.server, port), PATIENCE).unwrap();
+    assert_eq!(read_all(stream), internet.host.to_string());
+
+    let server = internet.udp();
+    let socket = guest.udp(GUEST_ADDRESS);
+    socket
+        .send_to(b"ping", server.local_addr().unwrap())
+        .unwrap();
+    let mut buffer = [0; 16];
+    let (_, peer) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(b"pong", peer).unwrap();
+    assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+    slot.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reaches_neither_the_host_nor_another_guest() {
+    if !can_make_slots() {
+        return;
+    }
+    let (directory, settings) = settings();
+    let traces = Traces::of(directory.path());
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let internet_port = internet.serve_tcp();
+    let slots = [
+        pool.acquire(Egress::Internet).await.unwrap(),
+        pool.acquire(Egress::Internet).await.unwrap(),
+    ];
+    let guests = [
+        Guest::attach(&*slots[0]).await,
+        Guest::attach(&*slots[1]).await,
+    ];
+
+    // A service on every address of the host, and one on every address of the other guest.
+    let on_host = TcpListener::bind("0.0.0.0:0").unwrap();
+    let host_port = on_host.local_addr().unwrap().port();
+    thread::spawn(move || answer_with_peer(&on_host));
+    let in_other = guests[1]
+        .namespace
+        .inside(|| TcpListener::bind("0.0.0.0:0"))
+        .unwrap();
+    let other_port = in_other.local_addr().unwrap().port();
+    thread::spawn(move || answer_with_peer(&in_other));
+
+    let mut of_host: Vec<Ipv4Addr> = output("ip", &["-4", "-o", "addr", "show"])
+        .lines()
+        .filter(|line| !line.contains("cb") || line.contains(&traces.veth(0)))
+        .filter_map(|line| line.split("inet ").nth(1)?.split('/').next()?.parse().ok())
+        .collect();
+    of_host.push(traces.host_address(slots[1].index()));
+    assert!(of_host.contains(&internet.host) && of_host.contains(&Ipv4Addr::LOCALHOST));
+    for address in of_host {
+        // Another test's lab may be gone by now; then there is nobody to be kept from.
+        if TcpStream::connect_timeout(&(address, host_port).into(), PATIENCE).is_err() {
+            continue;
+        }
+        let reached = guests[0].connect((address, host_port), GLIMPSE);
+        assert!(reached.is_err(), "a guest reached the host at {address}");
+    }
+    let other_link = Ipv4Addr::from(u32::from(traces.host_address(slots[1].index())) + 1);
+    for address in [other_link, GATEWAY_ADDRESS] {
+        let reached = guests[0].connect((address, other_port), GLIMPSE);
+        assert!(
+            reached.is_err(),
+            "a guest reached another guest at {address}"
+        );
+    }
+    // The other guest's own address leads a guest to itself, where nothing listens.
+    let itself = guests[0]
+        .connect((GUEST_ADDRESS, other_port), PATIENCE)
+        .unwrap_err();
+    assert_eq!(itself.kind(), ErrorKind::ConnectionRefused);
+
+    for guest in &guests {
+        assert!(
+            guest
+                .connect((internet.server, internet_port), PATIENCE)
+                .is_ok()
+        );
+    }
+    for slot in slots {
+        slot.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_ranges_are_refused_at_once() {
+    if !can_make_slots() {
+        return;
+    }
+    let (_directory, mut settings) = settings();
+    let operators_own = Ipv4Addr::new(203, 0, 113, 200);
+    settings.refused_ranges = vec!["203.0.113.192/27".parse().unwrap()];
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let port = internet.serve_tcp();
+    let slot = pool.acquire(Egress::Internet).await.unwrap();
+    let guest = Guest::attach(&*slot).await;
+    assert!(guest.connect((internet.server, port), PATIENCE).is_ok());
+
+    let private = [
+        Ipv4Addr::new(10, 213, 7, 9),
+        Ipv4Addr::new(172, 29, 7, 9),
+        Ipv4Addr::new(192, 168, 213, 9),
+        Ipv4Addr::new(100, 127, 213, 9),
+        Ipv4Addr::new(169, 254, 169, 254),
+        Ipv4Addr::new(198, 19, 213, 9),
+        operators_own,
+    ];
+    for address in private {
+        internet.also_at(address);
+        let target = SocketAddr::from((address, port));
+        assert!(
+            TcpStream::connect_timeout(&target, PATIENCE).is_ok(),
+            "the host reaches {address}"
+        );
+        let began = Instant::now();
+        let refused = guest
+            .connect(target, PATIENCE)
+            .expect_err("a guest reached a private range");
+        assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{address}");
+        assert!(began.elapsed() < PATIENCE / 2);
+    }
+    slot.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_from_an_address_that_is_not_the_guests_goes_nowhere() {
+    if !can_make_slots() {
+        return;
+    }
+    let (_directory, settings) = settings();
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let server = internet.udp();
+    let slot = pool.acquire(Egress::Internet).await.unwrap();
+    let guest = Guest::attach(&*slot).await;
+    let spoofed = Ipv4Addr::new(203, 0, 113, 66);
+    guest.namespace.ip(&format!("addr add {spoofed}/32 dev lo"));
+
+    let target = server.local_addr().unwrap();
+    for source in [spoofed, AGENT_ADDRESS] {
+        guest.udp(source).send_to(b"spoofed", target).unwrap();
+    }
+    // Frames keep their order, so what was spoofed would have come first.
+    guest.udp(GUEST_ADDRESS).send_to(b"honest", target).unwrap();
+    let mut buffer = [0; 16];
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"honest");
+
+    guest
+        .namespace
+        .ip("link set tap0 address 02:00:5e:10:00:99");
+    let foreign_mac = guest.connect((internet.server, 80), GLIMPSE).unwrap_err();
+    assert_ne!(
+        foreign_mac.kind(),
+        ErrorKind::ConnectionRefused,
+        "the server was reached"
+    );
+    slot.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_guest_reaches_nothing() {
+    if !can_make_slots() {
+        return;
+    }
+    let (_directory, settings) = settings();
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let port = internet.serve_tcp();
+    let slot = pool.acquire(Egress::Sealed).await.unwrap();
+    let guest = Guest::attach(&*slot).await;
+    assert!(guest.connect((internet.server, port), GLIMPSE).is_err());
+    assert!(guest.connect((internet.host, port), GLIMPSE).is_err());
+    assert!(guest.connect((GATEWAY_ADDRESS, 53), GLIMPSE).is_err());
+    slot.release().await.unwrap();
+}
