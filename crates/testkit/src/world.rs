@@ -1,0 +1,218 @@
+//! What exists in the simulation: machines, slots, and how guests behave.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use colibri_hypervisor::machine::{Architecture, VmmDescription};
+use colibri_hypervisor::{ExitCause, MachineShape, Vmm};
+use colibri_image::{BuildFailure, BuildRequest, ImageBuilder};
+use colibri_network::{Egress, Network};
+
+use crate::builder::SimulatedBuilder;
+use crate::faults::{Faults, lock};
+use crate::guest::{GuestHandle, HookPlan};
+use crate::machine::MachineState;
+use crate::network::SimulatedNetwork;
+use crate::vmm::SimulatedVmm;
+
+/// Slots of a new world.
+const SLOTS: u32 = 64;
+
+/// A simulated host with everything on it.
+#[derive(Clone)]
+pub struct World {
+    pub(crate) state: Arc<WorldState>,
+}
+
+pub(crate) struct WorldState {
+    pub(crate) description: VmmDescription,
+    pub(crate) shape: MachineShape,
+    pub(crate) machines: Mutex<BTreeMap<String, Arc<MachineState>>>,
+    pub(crate) slots: Mutex<BTreeMap<u32, Egress>>,
+    pub(crate) capacity: AtomicU32,
+    pub(crate) faults: Faults,
+    pub(crate) hooks: Mutex<HashMap<String, HookPlan>>,
+    pub(crate) next_pid: AtomicU32,
+    pub(crate) crashing: AtomicBool,
+    pub(crate) build_failure: Mutex<Option<BuildFailure>>,
+    pub(crate) builds: Mutex<Vec<BuildRequest>>,
+    pub(crate) contract_breaches: Mutex<Vec<String>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// An empty world.
+    #[must_use]
+    pub fn new() -> Self {
+        let architecture = Architecture::of_host().unwrap_or(Architecture::X86_64);
+        Self {
+            state: Arc::new(WorldState {
+                description: VmmDescription {
+                    driver: "simulated".into(),
+                    version: "1".into(),
+                    accelerator: "none".into(),
+                    architecture,
+                    cpu_model: "simulated".into(),
+                    machine_type: "simulated".into(),
+                },
+                shape: MachineShape {
+                    architecture,
+                    vcpus: 1,
+                    memory_mib: 512,
+                },
+                machines: Mutex::default(),
+                slots: Mutex::default(),
+                capacity: AtomicU32::new(SLOTS),
+                faults: Faults::default(),
+                hooks: Mutex::default(),
+                next_pid: AtomicU32::new(1000),
+                crashing: AtomicBool::new(false),
+                build_failure: Mutex::default(),
+                builds: Mutex::default(),
+                contract_breaches: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Its hypervisor.
+    #[must_use]
+    pub fn vmm(&self) -> Arc<dyn Vmm> {
+        Arc::new(SimulatedVmm {
+            world: Arc::clone(&self.state),
+        })
+    }
+
+    /// Its network.
+    #[must_use]
+    pub fn network(&self) -> Arc<dyn Network> {
+        Arc::new(SimulatedNetwork {
+            world: Arc::clone(&self.state),
+        })
+    }
+
+    /// Its image builder.
+    #[must_use]
+    pub fn builder(&self) -> Arc<dyn ImageBuilder> {
+        Arc::new(SimulatedBuilder {
+            world: Arc::clone(&self.state),
+        })
+    }
+
+    /// What is planned to go wrong.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.state.faults
+    }
+
+    /// How the applications answer the hook whose path ends in `hook` (`run`, `suspend`, ...); 200 unless
+    /// this says otherwise.
+    pub fn plan_hook(&self, hook: &str, plan: HookPlan) {
+        lock(&self.state.hooks).insert(hook.to_owned(), plan);
+    }
+
+    /// The next build fails so.
+    pub fn fail_next_build(&self, failure: BuildFailure) {
+        *lock(&self.state.build_failure) = Some(failure);
+    }
+
+    /// The builds that were asked for.
+    #[must_use]
+    pub fn builds(&self) -> Vec<BuildRequest> {
+        lock(&self.state.builds).clone()
+    }
+
+    /// How many slots there are.
+    pub fn set_slots(&self, capacity: u32) {
+        self.state.capacity.store(capacity, Ordering::Relaxed);
+    }
+
+    /// Ids of the machines whose process lives.
+    #[must_use]
+    pub fn machines(&self) -> Vec<String> {
+        lock(&self.state.machines).keys().cloned().collect()
+    }
+
+    /// Numbers of the slots that are taken.
+    #[must_use]
+    pub fn slots(&self) -> BTreeSet<u32> {
+        lock(&self.state.slots).keys().copied().collect()
+    }
+
+    /// What the slots that are taken let out.
+    #[must_use]
+    pub fn egress(&self) -> Vec<Egress> {
+        lock(&self.state.slots).values().copied().collect()
+    }
+
+    /// The guest in a machine whose process lives.
+    #[must_use]
+    pub fn guest(&self, id: &str) -> Option<GuestHandle> {
+        lock(&self.state.machines)
+            .get(id)
+            .map(|machine| GuestHandle::new(Arc::clone(machine)))
+    }
+
+    /// Ends a machine's process from outside, as the kernel would.
+    pub fn kill_process(&self, id: &str) {
+        if let Some(machine) = lock(&self.state.machines).remove(id) {
+            machine.end(ExitCause::Ended("killed by the test".into()));
+        }
+    }
+
+    /// The host goes down: every process ends, every slot is gone, files stay.
+    pub fn reboot(&self) {
+        for id in self.machines() {
+            self.kill_process(&id);
+        }
+        lock(&self.state.slots).clear();
+    }
+
+    /// From now on until [`World::daemon_restarts`], dropping a future cleans nothing up: what is dropped
+    /// is a daemon that was killed.
+    pub fn daemon_is_killed(&self) {
+        self.state.crashing.store(true, Ordering::SeqCst);
+    }
+
+    /// The next daemon starts: faults that were not met are forgotten.
+    pub fn daemon_restarts(&self) {
+        self.state.crashing.store(false, Ordering::SeqCst);
+        self.state.faults.clear();
+    }
+
+    /// Contracts of the traits that were broken, in words; a test ends by asserting that there are none.
+    #[must_use]
+    pub fn contract_breaches(&self) -> Vec<String> {
+        lock(&self.state.contract_breaches).clone()
+    }
+}
+
+impl WorldState {
+    pub(crate) fn breach(&self, what: String) -> String {
+        lock(&self.contract_breaches).push(what.clone());
+        what
+    }
+
+    /// Takes a machine out of the world, unless another has its name by now.
+    pub(crate) fn forget(&self, state: &Arc<MachineState>) {
+        let mut machines = lock(&self.machines);
+        if machines
+            .get(&state.record.id)
+            .is_some_and(|machine| Arc::ptr_eq(machine, state))
+        {
+            machines.remove(&state.record.id);
+        }
+    }
+
+    pub(crate) fn machine_on(&self, uid: u32) -> Option<Arc<MachineState>> {
+        lock(&self.machines)
+            .values()
+            .find(|machine| machine.uid == Some(uid))
+            .cloned()
+    }
+}
