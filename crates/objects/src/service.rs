@@ -1,0 +1,156 @@
+//! The endpoint as something to call with an HTTP request.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpResponse, S3Error, S3Result, s3_error};
+use uuid::Uuid;
+
+use crate::SecretKeys;
+use crate::access::Access;
+use crate::admission::admit;
+use crate::api::Api;
+use crate::declared_body::{DeclaredBody, FoundFault};
+use crate::host::BucketHost;
+
+/// Body of a response.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// Largest body that is checked twice.
+const SMALL_BYTES: u64 = 64 * 1024;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// The S3 endpoint. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ObjectsService {
+    s3: S3Service,
+    region: Arc<str>,
+}
+
+struct Keys(Arc<dyn SecretKeys>);
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        self.0
+            .secret_key(access_key)
+            .map(SecretKey::from)
+            .ok_or_else(|| {
+                s3_error!(
+                    InvalidAccessKeyId,
+                    "The AWS Access Key Id you provided does not exist in our records."
+                )
+            })
+    }
+}
+
+impl ObjectsService {
+    pub(crate) fn new(api: Api, keys: Arc<dyn SecretKeys>) -> Self {
+        let settings = Arc::clone(&api.settings);
+        let mut builder = S3ServiceBuilder::new(api);
+        builder.set_auth(Keys(keys));
+        builder.set_host(BucketHost {
+            domains: settings.domains.clone(),
+        });
+        builder.set_access(Access {
+            settings: Arc::clone(&settings),
+        });
+        Self {
+            s3: builder.build(),
+            region: settings.region.as_str().into(),
+        }
+    }
+
+    /// Answers a request. Whatever is wrong is told in the response, as S3 tells it.
+    ///
+    /// The request must be the one that was signed: path, query and the `Host` header as they came.
+    pub async fn call<B>(&self, request: Request<B>) -> Response<ResponseBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        if let Err(refusal) = admit(&parts, &self.region) {
+            return finish(error_response(refusal));
+        }
+        let (body, found) = if is_upload(&parts) {
+            (plain(body), None)
+        } else {
+            declared(body, &parts.headers)
+        };
+        let answer = self.s3.call(Request::from_parts(parts, body)).await;
+        if let Some(fault) = found.and_then(|found| found.get().copied()) {
+            return finish(error_response(fault.error()));
+        }
+        finish(answer.unwrap_or_else(|error| {
+            tracing::error!(?error, "the S3 library could not answer a request");
+            error_response(s3_error!(InternalError))
+        }))
+    }
+}
+
+/// Whether the body is checked where it is written: it is the bytes of an object, or framed by
+/// aws-chunked. A small one is checked here as well, which costs nothing and spares finding out
+/// whether it is an object's or the XML of a setting.
+fn is_upload(request: &Parts) -> bool {
+    let value = |name: &str| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let framed = value("x-amz-content-sha256").is_some_and(|sum| sum.starts_with("STREAMING-"));
+    let length = value("content-length").and_then(|length| length.parse::<u64>().ok());
+    framed || (request.method == Method::PUT && length.is_none_or(|length| length > SMALL_BYTES))
+}
+
+fn plain<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
+{
+    Body::http_body_unsync(body.map_err(Into::into))
+}
+
+fn declared<B>(body: B, headers: &http::HeaderMap) -> (Body, Option<FoundFault>)
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
+{
+    match DeclaredBody::new(body, headers) {
+        Ok((body, found)) => (Body::http_body_unsync(body), Some(found)),
+        Err(body) => (plain(body), None),
+    }
+}
+
+fn error_response(error: S3Error) -> HttpResponse {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+fn finish(response: HttpResponse) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let id = Uuid::new_v4().simple().to_string().to_uppercase();
+    if let Ok(id) = HeaderValue::from_str(&id[..16]) {
+        parts.headers.insert(REQUEST_ID, id);
+    }
+    let body = if parts.status == StatusCode::NOT_MODIFIED {
+        Full::new(Bytes::new())
+            .map_err(|never| match never {})
+            .boxed_unsync()
+    } else {
+        body.boxed_unsync()
+    };
+    Response::from_parts(parts, body)
+}
