@@ -1,0 +1,69 @@
+//! Points in time, on the wire a number of seconds since the Unix epoch with milliseconds.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A point in time, to the millisecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The time of this many milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn from_unix_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn unix_millis(self) -> i64 {
+        self.0
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "exact for the next 285000 years"
+        )]
+        let millis = self.0 as f64;
+        serializer.serialize_f64(millis / 1000.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "saturates, which no real time reaches"
+        )]
+        let millis = (seconds * 1000.0).round() as i64;
+        Ok(Self(millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timestamp;
+
+    #[test]
+    fn a_time_keeps_its_milliseconds_on_the_wire() {
+        let time = Timestamp::from_unix_millis(1_789_483_142_026);
+        let text = serde_json::to_string(&time).expect("JSON");
+        assert_eq!(text, "1789483142.026");
+        assert_eq!(
+            serde_json::from_str::<Timestamp>(&text).expect("a time"),
+            time
+        );
+        for millis in 1_789_483_142_000..1_789_483_143_000 {
+            let time = Timestamp::from_unix_millis(millis);
+            let text = serde_json::to_string(&time).expect("JSON");
+            assert!(text.len() <= "1789483142.026".len(), "{text}");
+            assert_eq!(
+                serde_json::from_str::<Timestamp>(&text).expect("a time"),
+                time
+            );
+        }
+    }
+}
