@@ -9,8 +9,12 @@
 /// Bytes before the payload.
 pub const HEADER_LENGTH: usize = 5;
 
-/// Longest payload that either side accepts, bytes. A hostile guest cannot make the host hold more.
+/// Longest payload that a guest may send, bytes. A hostile one cannot make the host hold more.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
+
+/// Longest request, bytes. An application's environment may hold a hundred variables of 4 KiB each,
+/// six bytes of JSON for a character at worst, and what the image adds.
+pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
 
 /// What a frame's payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +38,20 @@ pub enum FrameError {
     /// The peer speaks another protocol, or the stream lost its place.
     #[error("unknown frame kind {0} on the control channel")]
     UnknownKind(u8),
-    /// The peer announced more than [`MAX_PAYLOAD`].
-    #[error("a frame of {0} bytes on the control channel exceeds the limit of {MAX_PAYLOAD}")]
-    TooLong(u32),
+    /// The peer announced more than [`FrameKind::limit`].
+    #[error("a {0:?} frame of {1} bytes on the control channel exceeds the limit of {limit}", limit = .0.limit())]
+    TooLong(FrameKind, u32),
+}
+
+impl FrameKind {
+    /// Longest payload of the kind, bytes.
+    #[must_use]
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Request => MAX_REQUEST,
+            Self::Response | Self::Event | Self::Stdout | Self::Stderr => MAX_PAYLOAD,
+        }
+    }
 }
 
 impl TryFrom<u8> for FrameKind {
@@ -57,11 +72,17 @@ impl TryFrom<u8> for FrameKind {
 /// A frame's header.
 ///
 /// # Panics
-/// When `length` exceeds [`MAX_PAYLOAD`]: the sender splits before it frames.
+/// When `length` exceeds [`FrameKind::limit`]: the sender splits before it frames.
 #[must_use]
 pub fn header(kind: FrameKind, length: usize) -> [u8; HEADER_LENGTH] {
-    assert!(length <= MAX_PAYLOAD, "a frame's sender splits its payload first");
-    #[expect(clippy::cast_possible_truncation, reason = "bounded by MAX_PAYLOAD above")]
+    assert!(
+        length <= MAX_PAYLOAD,
+        "a frame's sender splits its payload first"
+    );
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "bounded by the limit above"
+    )]
     let [a, b, c, d] = (length as u32).to_be_bytes();
     [kind as u8, a, b, c, d]
 }
@@ -69,14 +90,15 @@ pub fn header(kind: FrameKind, length: usize) -> [u8; HEADER_LENGTH] {
 /// Kind and payload length of a header.
 ///
 /// # Errors
-/// When the kind is unknown or the length beyond [`MAX_PAYLOAD`]; the stream cannot go on then.
+/// When the kind is unknown or the length beyond [`FrameKind::limit`]; the stream cannot go on then.
 pub fn parse_header(header: [u8; HEADER_LENGTH]) -> Result<(FrameKind, usize), FrameError> {
     let [kind, a, b, c, d] = header;
     let length = u32::from_be_bytes([a, b, c, d]);
-    if length as usize > MAX_PAYLOAD {
-        return Err(FrameError::TooLong(length));
+    let kind = FrameKind::try_from(kind)?;
+    if length as usize > kind.limit() {
+        return Err(FrameError::TooLong(kind, length));
     }
-    Ok((FrameKind::try_from(kind)?, length as usize))
+    Ok((kind, length as usize))
 }
 
 /// Finds the end of [`crate::SESSION_MAGIC`] in a stream fed byte by byte.
@@ -105,18 +127,27 @@ impl MagicFinder {
 
 #[cfg(test)]
 mod tests {
-    use super::{FrameError, FrameKind, MAX_PAYLOAD, MagicFinder, header, parse_header};
+    use super::{FrameError, FrameKind, MagicFinder, header, parse_header};
     use crate::SESSION_MAGIC;
 
     #[test]
     fn a_header_survives_the_wire() {
-        assert_eq!(parse_header(header(FrameKind::Stderr, 70_000)), Ok((FrameKind::Stderr, 70_000)));
+        assert_eq!(
+            parse_header(header(FrameKind::Stderr, 70_000)),
+            Ok((FrameKind::Stderr, 70_000))
+        );
     }
 
     #[test]
     fn a_hostile_header_is_refused() {
-        assert_eq!(parse_header([1, 0xff, 0, 0, 0]), Err(FrameError::TooLong(0xff00_0000)));
-        assert_eq!(parse_header([9, 0, 0, 0, 0]), Err(FrameError::UnknownKind(9)));
+        assert_eq!(
+            parse_header([1, 0xff, 0, 0, 0]),
+            Err(FrameError::TooLong(0xff00_0000))
+        );
+        assert_eq!(
+            parse_header([9, 0, 0, 0, 0]),
+            Err(FrameError::UnknownKind(9))
+        );
         assert!(MAX_PAYLOAD < 0xff00_0000);
     }
 
@@ -124,8 +155,12 @@ mod tests {
     fn the_magic_is_found_after_any_leftover() {
         let mut finder = MagicFinder::default();
         let stream = [b"half a frame \0colibri-".as_slice(), &SESSION_MAGIC].concat();
-        let found: Vec<usize> =
-            stream.iter().enumerate().filter(|(_, b)| finder.push(**b)).map(|(i, _)| i).collect();
+        let found: Vec<usize> = stream
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| finder.push(**b))
+            .map(|(i, _)| i)
+            .collect();
         assert_eq!(found, [stream.len() - 1]);
     }
 }

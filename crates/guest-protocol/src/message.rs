@@ -174,7 +174,8 @@ pub struct Stop {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", content = "value", rename_all = "snake_case")]
 pub enum Event {
-    /// The application's main process ended.
+    /// The application's main process ended. Comes after all of its output; a session that begins
+    /// after the exit hears of it twice, here and in [`HelloAnswer::application_exit`].
     ApplicationExited(ApplicationExit),
     /// Output was dropped because no host read it and the agent's buffer was full.
     OutputDropped {
