@@ -14,6 +14,8 @@
 //! What a guest may do is decided twice: by the rules in its namespace (`rules.rs`), which nobody on
 //! the host flushes by accident, and by the daemon's own table on the host.
 
+#![deny(unsafe_code)]
+
 mod address_block;
 mod commands;
 mod dns;

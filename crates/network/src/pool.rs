@@ -14,6 +14,7 @@ use crate::address_block::AddressBlock;
 use crate::commands::{Commands, Place};
 use crate::dns::{DnsRelay, Upstreams};
 use crate::namespace::{NAMESPACES, Visitor};
+use crate::probe::obstacles_on_host;
 use crate::rules::{self, Limits};
 use crate::settings::{Names, NetworkSettings};
 use crate::slot::{ReadySlot, TakenSlot};
@@ -399,8 +400,22 @@ impl Pool {
         if !matches!(*table, HostTable::Loaded(_)) {
             enable_forwarding()?;
             *table = self.nft_host_table().await?;
+            self.warn_of_obstacles().await;
         }
         Ok(())
+    }
+
+    async fn warn_of_obstacles(&self) {
+        match obstacles_on_host(&self.commands).await {
+            Ok(chains) if chains.is_empty() => {}
+            Ok(chains) => tracing::warn!(
+                ?chains,
+                interfaces = format!("{}*", self.names.veth_prefix()),
+                "these packet filters drop what is forwarded; unless they accept the interfaces \
+                 named here, guests lack the internet"
+            ),
+            Err(error) => tracing::debug!(%error, "could not look at other packet filters"),
+        }
     }
 
     async fn nft_host_table(&self) -> Result<HostTable, NetworkError> {

@@ -77,7 +77,11 @@ struct ListedChain {
 /// # Errors
 /// When `nft` cannot be run.
 pub async fn forwarding_obstacles() -> Result<Vec<String>, NetworkError> {
-    let commands = Commands::find(crate::pool::start_visitor()?)?;
+    obstacles_on_host(&Commands::find(crate::pool::start_visitor()?)?).await
+}
+
+/// See [`forwarding_obstacles`].
+pub(crate) async fn obstacles_on_host(commands: &Commands) -> Result<Vec<String>, NetworkError> {
     let listing: Listing = commands
         .nft_json(&["-j", "list", "chains"], "list the host's packet filters")
         .await?;

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use colibri_guest_protocol::{AGENT_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS};
+use colibri_guest_protocol::{AGENT_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, TAP_MAC};
 use colibri_network::{Egress, Network, SlotPool};
 use support::{
     GLIMPSE, Guest, Internet, PATIENCE, Traces, answer_with_peer, can_make_slots, output, read_all,
@@ -178,15 +178,22 @@ async fn a_packet_from_an_address_that_is_not_the_guests_goes_nowhere() {
     let (length, _) = server.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"honest");
 
+    let gateway = format!("neigh replace {GATEWAY_ADDRESS} lladdr {TAP_MAC} dev tap0");
     guest
         .namespace
         .ip("link set tap0 address 02:00:5e:10:00:99");
-    let foreign_mac = guest.connect((internet.server, 80), GLIMPSE).unwrap_err();
-    assert_ne!(
-        foreign_mac.kind(),
-        ErrorKind::ConnectionRefused,
-        "the server was reached"
-    );
+    guest.namespace.ip(&gateway);
+    guest
+        .udp(GUEST_ADDRESS)
+        .send_to(b"foreign", target)
+        .unwrap();
+    guest
+        .namespace
+        .ip(&format!("link set tap0 address {GUEST_MAC}"));
+    guest.namespace.ip(&gateway);
+    guest.udp(GUEST_ADDRESS).send_to(b"own", target).unwrap();
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"own");
     slot.release().await.unwrap();
 }
 
@@ -204,5 +211,34 @@ async fn a_sealed_guest_reaches_nothing() {
     assert!(guest.connect((internet.server, port), GLIMPSE).is_err());
     assert!(guest.connect((internet.host, port), GLIMPSE).is_err());
     assert!(guest.connect((GATEWAY_ADDRESS, 53), GLIMPSE).is_err());
+    slot.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_no_more_flows_than_its_share() {
+    if !can_make_slots() {
+        return;
+    }
+    let (_directory, mut settings) = settings();
+    settings.flows_per_slot = 2;
+    let pool = SlotPool::open(&settings).await.unwrap();
+    let internet = Internet::new();
+    let server = internet.udp();
+    let slot = pool.acquire(Egress::Internet).await.unwrap();
+    let guest = Guest::attach(&*slot).await;
+    let flow = || {
+        let socket = guest.udp(GUEST_ADDRESS);
+        let target = server.local_addr().unwrap();
+        guest.namespace.inside(|| socket.connect(target)).unwrap();
+        socket.send(b"x").unwrap();
+        socket
+    };
+    let _open = [flow(), flow()];
+    let mut buffer = [0; 16];
+    for _ in 0..2 {
+        server.recv_from(&mut buffer).unwrap();
+    }
+    let refused = flow().recv(&mut buffer).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::HostUnreachable);
     slot.release().await.unwrap();
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 
 use super::message::{Query, framed, is_failure};
 
@@ -18,6 +19,9 @@ const PORT: u16 = 53;
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 /// Servers that one query is sent to at most; glibc's resolver stops at three too (MAXNS).
 const MAX_UPSTREAMS: usize = 3;
+/// Queries of all guests under way; each has a socket, and the daemon's descriptors are for more than
+/// DNS. The next ones wait within their own time.
+const ALL_QUERIES: usize = 1024;
 /// Longest answer over UDP, bytes; a longer one is asked for again over TCP.
 const MAX_UDP_ANSWER: usize = 4096;
 
@@ -32,6 +36,7 @@ pub(super) enum Transport {
 pub(crate) struct Upstreams {
     configured: bool,
     known: Mutex<Known>,
+    room: Semaphore,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,7 @@ impl Upstreams {
                 servers: configured.into(),
                 changed: None,
             }),
+            room: Semaphore::new(ALL_QUERIES),
         }
     }
 
@@ -105,6 +111,7 @@ pub(super) async fn resolve(
     let mut failure = None;
     for server in servers.iter().cycle().take(attempts) {
         let asked = async {
+            let _room = upstreams.room.acquire().await.map_err(io::Error::other)?;
             match transport {
                 Transport::Udp => ask_udp(query, *server).await,
                 Transport::Tcp => ask_tcp(query, *server).await,
