@@ -1,0 +1,44 @@
+"""A disk that fills up during a suspend costs the suspend, not the machine."""
+
+import os
+import subprocess
+
+import pytest
+
+from support.clients import AUTO_RESUME, HOOKS_ALL, Api, probe_application, wait_for
+from support.daemon import Daemon
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A daemon whose data directory is a file system of 4 GiB."""
+    image, mount = tmp_path / "disk.img", tmp_path / "mount"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(4 << 30)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
+    daemon = Daemon(mount)
+    try:
+        yield daemon.start()
+        Api(daemon).terminate_all()
+        daemon.stop()
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def test_a_full_disk_leaves_the_microvm_running(small_disk):
+    api = Api(small_disk)
+    image = api.build("probe", probe_application(), hooks=HOOKS_ALL)
+    microvm = api.run(image, idlePolicy=AUTO_RESUME)
+    microvm.get("/dirty?mib=64")
+    filler = small_disk.directory / "filler"
+    free = os.statvfs(small_disk.directory)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (free.f_bavail * free.f_frsize) - (16 << 20))
+    api.microvms.suspend_microvm(microvmIdentifier=microvm.id)
+    wait_for("the suspend was given up", lambda: api.state(microvm.id) == "RUNNING", 60)
+    assert microvm.get("/")["visits"] == 1
+    filler.unlink()
+    microvm.suspend()
+    assert microvm.get("/")["visits"] == 2

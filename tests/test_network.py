@@ -1,0 +1,120 @@
+"""What a guest reaches: nothing of the host, of other guests, of private networks; names resolve and the
+internet answers through NAT. The internet here is a namespace of the test's own."""
+
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from support.clients import Api, HOOKS_ALL, probe_application
+from support.daemon import Daemon
+
+# Addresses for documentation (RFC 5737), which no real host has.
+INTERNET, GATEWAY = "198.51.100.10", "198.51.100.9"
+NAMESPACE = "colibri-test-net"
+SERVER = (
+    "import http.server;"
+    f"http.server.HTTPServer(('{INTERNET}', 80), http.server.SimpleHTTPRequestHandler).serve_forever()"
+)
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def internet():
+    subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
+    ip("netns", "add", NAMESPACE)
+    server = None
+    try:
+        ip("link", "add", "clbtest0", "type", "veth", "peer", "name", "clbtest1", "netns", NAMESPACE)
+        ip("addr", "add", f"{GATEWAY}/30", "dev", "clbtest0")
+        ip("link", "set", "clbtest0", "up")
+        ip("-n", NAMESPACE, "addr", "add", f"{INTERNET}/30", "dev", "clbtest1")
+        ip("-n", NAMESPACE, "link", "set", "clbtest1", "up")
+        server = subprocess.Popen(
+            ["ip", "netns", "exec", NAMESPACE, "python3", "-c", SERVER], stderr=subprocess.DEVNULL
+        )
+        yield
+    finally:
+        if server:
+            server.kill()
+        subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
+
+
+class NameServer:
+    """Answers every A query with one address."""
+
+    def __init__(self, address):
+        self.address = socket.inet_aton(address)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    @property
+    def port(self):
+        return self.socket.getsockname()[1]
+
+    def serve(self):
+        while True:
+            query, client = self.socket.recvfrom(512)
+            question = query[12 : query.index(b"\0", 12) + 5]
+            is_a = question[-4:-2] == b"\0\1"
+            counts = b"\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0"
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + self.address if is_a else b""
+            self.socket.sendto(query[:2] + b"\x81\x80" + counts + question + record, client)
+
+
+@pytest.fixture(scope="module")
+def guests(tmp_path_factory, internet):
+    names = NameServer(INTERNET)
+    settings = f'[network]\ndns_upstreams = ["127.0.0.1:{names.port}"]\n'
+    daemon = Daemon(tmp_path_factory.mktemp("network"), settings).start()
+    api = Api(daemon)
+    image = api.build("probe", probe_application(), hooks=HOOKS_ALL)
+    yield api.run(image), api.run(image)
+    api.terminate_all()
+    daemon.stop()
+
+
+def reach(microvm, host, port):
+    return microvm.get(f"/connect?host={host}&port={port}")
+
+
+def test_the_internet_and_its_names_are_reached(guests):
+    one, _ = guests
+    assert one.get("/resolve?name=www.example.com") == {"outcome": "resolved", "addresses": [INTERNET]}
+    assert reach(one, "www.example.com", 80)["received"].startswith("HTTP/1.0 200")
+
+
+def test_the_host_and_private_networks_are_not(guests):
+    one, _ = guests
+    api_port = one.api.daemon.api_port
+    with socket.socket() as everywhere:
+        everywhere.bind(("0.0.0.0", 0))
+        everywhere.listen()
+        open_port = everywhere.getsockname()[1]
+        own = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
+        addresses = [a for a in own if ":" not in a] + ["172.16.0.1", "169.254.100.1", GATEWAY]
+        for address in addresses:
+            for port in (open_port, api_port, 22):
+                outcome = reach(one, address, port)
+                assert outcome["outcome"] == "failed", (address, port, outcome)
+    for address in ("10.0.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1"):
+        assert reach(one, address, 80)["outcome"] == "failed"
+
+
+def test_one_guest_does_not_reach_another(guests):
+    one, two = guests
+    # Both have the same address in their own worlds; what the host calls them is the slots' links.
+    links = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    slots = [line.split()[3].split("/")[0] for line in links.splitlines() if line.split()[3].startswith("100.")]
+    assert len(slots) >= 2
+    for address in slots:
+        octets = address.split(".")
+        peer = ".".join([*octets[:3], str(int(octets[3]) + 1)])
+        for target in (address, peer):
+            assert reach(one, target, 8080)["outcome"] == "failed"
+            assert reach(two, target, 8080)["outcome"] == "failed"
