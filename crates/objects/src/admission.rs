@@ -3,7 +3,7 @@
 //! must. Not for the signature itself: s3s verifies it.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 use s3s::{S3Error, S3Result, s3_error};
 
@@ -59,22 +59,61 @@ pub fn is_s3_request(request: &Parts) -> bool {
 }
 
 /// Admits a request to the verification of its signature.
-pub(crate) fn admit(request: &Parts, region: &str) -> S3Result<()> {
+pub(crate) fn admit(request: &Parts, region: &str) -> Result<(), Refusal> {
     refuse_forms(request)?;
     let query = request.uri.query().unwrap_or_default();
-    let presigned = parameter(query, "X-Amz-Signature").is_some()
-        || parameter(query, "X-Amz-Algorithm").is_some();
-    match request.headers.get(header::AUTHORIZATION) {
-        Some(_) if presigned => Err(s3_error!(
+    let presigned = has_any(query, &["X-Amz-Signature", "X-Amz-Algorithm"]);
+    let presigned_before = has_any(query, &["AWSAccessKeyId", "Signature"]);
+    let authorization = request.headers.get(header::AUTHORIZATION);
+    match (authorization, presigned, presigned_before) {
+        (Some(value), false, false) => admit_header(value, &request.headers, region),
+        (None, true, false) => admit_query(query, &request.headers, region),
+        (None, false, true) => admit_older_query(query),
+        (None, false, false) => Err(s3_error!(AccessDenied, "Access Denied").into()),
+        _ => Err(s3_error!(
             InvalidArgument,
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
              query string parameter or the Authorization header should be specified"
-        )),
-        Some(value) => admit_header(value, &request.headers, region),
-        None if presigned => admit_query(query, &request.headers, region),
-        None if parameter(query, "AWSAccessKeyId").is_some() => Err(old_signature()),
-        None => Err(s3_error!(AccessDenied, "Access Denied")),
+        )
+        .into()),
     }
+}
+
+/// Why a request is not admitted.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: S3Error,
+    /// The region to sign for instead. The AWS clients read it from the answer and try again.
+    pub(crate) region: Option<String>,
+}
+
+impl From<S3Error> for Refusal {
+    fn from(error: S3Error) -> Self {
+        Self {
+            error,
+            region: None,
+        }
+    }
+}
+
+/// The presigned form before version 4. boto3 still makes it where S3 once accepted it, which is in
+/// us-east-1; in a header it has no use any more.
+fn admit_older_query(query: &str) -> Result<(), Refusal> {
+    let whole = ["AWSAccessKeyId", "Expires", "Signature"]
+        .iter()
+        .all(|name| parameter(query, name).is_some_and(|value| !value.is_empty()));
+    if whole {
+        return Ok(());
+    }
+    Err(s3_error!(
+        AccessDenied,
+        "Query-string authentication requires the Signature, Expires and AWSAccessKeyId parameters"
+    )
+    .into())
+}
+
+fn has_any(query: &str, names: &[&str]) -> bool {
+    names.iter().any(|name| parameter(query, name).is_some())
 }
 
 /// Browser uploads are held in memory by s3s, and nothing here needs them.
@@ -95,98 +134,96 @@ fn refuse_forms(request: &Parts) -> S3Result<()> {
     Ok(())
 }
 
-fn admit_header(value: &HeaderValue, headers: &HeaderMap, region: &str) -> S3Result<()> {
-    let value = value
-        .to_str()
-        .map_err(|_| malformed("it is not text", region))?;
+fn admit_header(value: &HeaderValue, headers: &HeaderMap, region: &str) -> Result<(), Refusal> {
+    let value = value.to_str().map_err(|_| malformed("it is not text"))?;
     if value.starts_with("AWS ") {
-        return Err(old_signature());
+        return Err(s3_error!(
+            InvalidRequest,
+            "The authorization mechanism you have provided is not supported. Please use {ALGORITHM}."
+        )
+        .into());
     }
     if value.split_whitespace().next() != Some(ALGORITHM) {
-        return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"));
+        return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type").into());
     }
     let (Some(credential), Some(signed), Some(_)) = (
         field(value, "Credential="),
         field(value, "SignedHeaders="),
         field(value, "Signature="),
     ) else {
-        return Err(malformed(
-            "it needs the fields Credential, SignedHeaders and Signature",
-            region,
-        ));
+        let why = "it needs the fields Credential, SignedHeaders and Signature";
+        return Err(malformed(why).into());
     };
     let scope = Scope::parse(credential).ok_or_else(|| {
-        malformed(
-            "the Credential must be <access key>/YYYYMMDD/<region>/s3/aws4_request",
-            region,
-        )
+        malformed("the Credential must be <access key>/YYYYMMDD/<region>/s3/aws4_request")
     })?;
     check_scope(&scope, region)?;
-    check_signed_headers(signed, headers, &[])
+    Ok(check_signed_headers(signed, headers, &[])?)
 }
 
-fn admit_query(query: &str, headers: &HeaderMap, region: &str) -> S3Result<()> {
+fn admit_query(query: &str, headers: &HeaderMap, region: &str) -> Result<(), Refusal> {
+    let text = |name| parameter(query, name).unwrap_or_default();
     let names = [
-        "Algorithm",
-        "Credential",
-        "Date",
-        "Expires",
-        "SignedHeaders",
-        "Signature",
+        "X-Amz-Algorithm",
+        "X-Amz-Credential",
+        "X-Amz-Date",
+        "X-Amz-Expires",
+        "X-Amz-SignedHeaders",
+        "X-Amz-Signature",
     ];
-    let missing = names.iter().any(|name| {
-        parameter(query, &format!("X-Amz-{name}")).is_none_or(|value| value.is_empty())
-    });
-    if missing {
+    if names.iter().any(|name| text(name).is_empty()) {
         return Err(bad_query(
             "Query-string authentication version 4 requires the X-Amz-Algorithm, \
              X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and \
              X-Amz-Expires parameters.",
         ));
     }
-    let text = |name| parameter(query, name).unwrap_or_default();
     if text("X-Amz-Algorithm") != ALGORITHM {
         return Err(bad_query(
             "X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"",
         ));
     }
-    match text("X-Amz-Expires").parse::<u32>() {
-        Ok(1..=LONGEST_PRESIGNED_SECONDS) => {}
-        Ok(0) | Err(_) => return Err(bad_query("X-Amz-Expires should be a positive number")),
-        Ok(_) => {
-            return Err(bad_query(
-                "X-Amz-Expires must be less than a week (in seconds); that is, the given \
-                 X-Amz-Expires must be less than 604800 seconds",
-            ));
-        }
-    }
+    check_expiry(&text("X-Amz-Expires"))?;
     let credential = text("X-Amz-Credential");
     let scope = Scope::parse(&credential).ok_or_else(|| {
         bad_query("Error parsing the X-Amz-Credential parameter; the Credential is mal-formed")
     })?;
     check_scope(&scope, region)?;
     // The payload of a presigned request is declared by whoever uses it, after the signing.
-    check_signed_headers(
+    let exempt = ["x-amz-content-sha256"];
+    Ok(check_signed_headers(
         &text("X-Amz-SignedHeaders"),
         headers,
-        &["x-amz-content-sha256"],
-    )
+        &exempt,
+    )?)
 }
 
-fn check_scope(scope: &Scope<'_>, region: &str) -> S3Result<()> {
+fn check_expiry(seconds: &str) -> Result<(), Refusal> {
+    match seconds.parse::<u32>() {
+        Ok(1..=LONGEST_PRESIGNED_SECONDS) => Ok(()),
+        Ok(0) | Err(_) => Err(bad_query("X-Amz-Expires should be a positive number")),
+        Ok(_) => Err(bad_query(
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given \
+             X-Amz-Expires must be less than 604800 seconds",
+        )),
+    }
+}
+
+fn check_scope(scope: &Scope<'_>, region: &str) -> Result<(), Refusal> {
     if scope.service != "s3" {
         let service = scope.service;
-        return Err(malformed(
-            &format!("incorrect service \"{service}\". This endpoint belongs to \"s3\""),
-            region,
-        ));
+        let why = format!("incorrect service \"{service}\". This endpoint belongs to \"s3\"");
+        return Err(malformed(&why).into());
     }
     if scope.region != region {
         let wrong = scope.region;
-        return Err(malformed(
-            &format!("the region '{wrong}' is wrong; expecting '{region}'"),
-            region,
+        let error = malformed(&format!(
+            "the region '{wrong}' is wrong; expecting '{region}'"
         ));
+        return Err(Refusal {
+            error,
+            region: Some(region.to_owned()),
+        });
     }
     Ok(())
 }
@@ -211,30 +248,15 @@ fn check_signed_headers(signed: &str, headers: &HeaderMap, exempt: &[&str]) -> S
     ))
 }
 
-fn old_signature() -> S3Error {
+fn malformed(why: &str) -> S3Error {
     s3_error!(
-        InvalidRequest,
-        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+        AuthorizationHeaderMalformed,
+        "The authorization header is malformed; {why}."
     )
 }
 
-/// The AWS clients read the region from the header and sign anew.
-fn malformed(why: &str, region: &str) -> S3Error {
-    let mut error = s3_error!(
-        AuthorizationHeaderMalformed,
-        "The authorization header is malformed; {why}."
-    );
-    if let Ok(region) = HeaderValue::from_str(region) {
-        let name = header::HeaderName::from_static("x-amz-bucket-region");
-        error.set_headers(HeaderMap::from_iter([(name, region)]));
-    }
-    error
-}
-
-fn bad_query(message: &'static str) -> S3Error {
-    let mut error = s3_error!(AuthorizationQueryParametersError, "{message}");
-    error.set_status_code(StatusCode::BAD_REQUEST);
-    error
+fn bad_query(message: &'static str) -> Refusal {
+    s3_error!(AuthorizationQueryParametersError, "{message}").into()
 }
 
 /// A field of an `Authorization` header.

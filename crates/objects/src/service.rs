@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use s3s::auth::{S3Auth, SecretKey};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::SecretKeys;
 use crate::access::Access;
-use crate::admission::admit;
+use crate::admission::{Refusal, admit};
 use crate::api::Api;
 use crate::declared_body::{DeclaredBody, FoundFault};
 use crate::host::BucketHost;
@@ -79,7 +79,7 @@ impl ObjectsService {
     {
         let (parts, body) = request.into_parts();
         if let Err(refusal) = admit(&parts, &self.region) {
-            return finish(error_response(refusal));
+            return finish(refusal_response(refusal));
         }
         let (body, found) = if is_upload(&parts) {
             (plain(body), None)
@@ -129,6 +129,39 @@ where
         Ok((body, found)) => (Body::http_body_unsync(body), Some(found)),
         Err(body) => (plain(body), None),
     }
+}
+
+/// As S3 tells it: with the region to sign for, when it was that.
+fn refusal_response(refusal: Refusal) -> HttpResponse {
+    let Some(region) = refusal.region else {
+        return error_response(refusal.error);
+    };
+    let escape = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
+         <Region>{}</Region></Error>",
+        refusal.error.code().as_str(),
+        escape(refusal.error.message().unwrap_or_default()),
+        escape(&region),
+    );
+    let mut response = Response::new(Body::from(Bytes::from(xml)));
+    *response.status_mut() = refusal
+        .error
+        .status_code()
+        .unwrap_or(StatusCode::BAD_REQUEST);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/xml"),
+    );
+    if let Ok(region) = HeaderValue::from_str(&region) {
+        headers.insert("x-amz-bucket-region", region);
+    }
+    response
 }
 
 fn error_response(error: S3Error) -> HttpResponse {
