@@ -136,6 +136,38 @@ pub struct BuildFailure {
     pub sentence: String,
 }
 
+impl BuildFailure {
+    /// A failure whose text becomes a sentence: a capital first, a full stop last.
+    pub(crate) fn sentence(code: FailureCode, text: &str) -> Self {
+        let mut letters = text.chars();
+        let first = letters.next().map(|letter| letter.to_uppercase().collect::<String>()).unwrap_or_default();
+        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+        Self { code, sentence: format!("{first}{}{end}", letters.as_str()) }
+    }
+
+    /// A failure in the live service's own words, passed on as they are.
+    pub(crate) fn application(sentence: impl Into<String>) -> Self {
+        Self { code: FailureCode::Application, sentence: sentence.into() }
+    }
+
+    /// A failure of the platform. `attempted` completes "could not"; the cause goes to the daemon's
+    /// own log, because it may hold paths of the host.
+    pub(crate) fn internal(attempted: &str, cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(attempted, %cause, "an image build failed inside the platform");
+        Self::sentence(FailureCode::InternalPlatformError, &format!("the platform could not {attempted}"))
+    }
+
+    /// As [`BuildFailure::internal`], but a full disk is named as one.
+    pub(crate) fn io(attempted: &str, cause: &std::io::Error) -> Self {
+        match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::sentence(FailureCode::DiskStorageFull, &format!("no space was left to {attempted}"))
+            }
+            _ => Self::internal(attempted, cause),
+        }
+    }
+}
+
 impl FailureCode {
     /// The code as the API spells it, followed by `: `; empty for [`FailureCode::Application`].
     #[must_use]
@@ -197,4 +229,33 @@ pub enum ArtifactError {
     /// Reading or writing failed.
     #[error("the object could not be copied")]
     Io(#[from] std::io::Error),
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{BuildRequest, HookSettings};
+    use colibri_hypervisor::{MachineShape, machine::Architecture};
+    use colibri_network::Egress;
+
+    /// A request as tests start from.
+    pub(crate) fn request() -> BuildRequest {
+        BuildRequest {
+            build_id: "5f0f3c9e-58e5-4f9a-9f0e-5f3c7f6d2a10".into(),
+            image_name: "shop".into(),
+            image_arn: "arn:aws:lambda:us-east-1:000000000000:microvm-image:shop".into(),
+            image_version: "1.0".into(),
+            region: "us-east-1".into(),
+            bucket: "bucket".into(),
+            key: "shop.zip".into(),
+            shape: MachineShape { architecture: Architecture::X86_64, vcpus: 1, memory_mib: 512 },
+            disk_bytes: 1 << 30,
+            environment: Vec::new(),
+            all_capabilities: false,
+            egress: Egress::Sealed,
+            hooks: HookSettings::default(),
+            directory: "/nowhere".into(),
+            log_group: "/aws/lambda-microvms/shop".into(),
+            log_stream: None,
+        }
+    }
 }

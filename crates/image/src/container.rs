@@ -1,0 +1,306 @@
+//! Builds the Dockerfile, with `buildah`, as hostile code: in a user namespace of its own ids, in the
+//! network of a slot, with bounds on memory, processes, files, disk and time.
+//!
+//! `buildah` itself runs in namespaces that die with it: the slot's network, so that `ADD` and
+//! downloads reach what the guest may reach and nothing of the host; its own processes, so that
+//! killing it kills every container that it started; its own mounts. Only the base images that the
+//! Dockerfile names are fetched beforehand over the host's network, as a registry may be private.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use colibri_guest_protocol::GATEWAY_ADDRESS;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::command::{CommandError, RunningCommand};
+use crate::disk_use;
+use crate::dockerfile;
+use crate::output::BuildLog;
+use crate::request::{BuildFailure, FailureCode};
+use crate::settings::BuilderSettings;
+use crate::storage::{ContainerStorage, STORAGE_TIME};
+
+/// How often the build's disk use is measured.
+const DISK_CHECK: Duration = Duration::from_secs(5);
+
+/// User ids of a build's containers, as many as an image may use.
+const CONTAINER_IDS: u32 = 65_536;
+
+/// Processes and threads of a build's containers.
+const PROCESSES: u32 = 8192;
+
+/// Open files of each of a build's processes.
+const OPEN_FILES: u32 = 65_536;
+
+/// Most output of a build that is passed on, bytes; the rest is read and dropped.
+const MOST_OUTPUT: usize = 64 * 1024 * 1024;
+
+/// Runs the rest of its arguments after putting the file `$1` in place of the resolver's
+/// configuration: `buildah` looks names up where the containers do.
+const WITH_RESOLVER: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
+
+/// One container build.
+pub(crate) struct ContainerBuild<'a> {
+    pub(crate) settings: &'a BuilderSettings,
+    pub(crate) storage: &'a ContainerStorage,
+    pub(crate) build_id: &'a str,
+    /// The build's own directory.
+    pub(crate) work: &'a Path,
+    /// The unpacked artifact.
+    pub(crate) context: &'a Path,
+    /// The network namespace of the build's slot; none on a simulated network: no network then.
+    pub(crate) namespace: Option<OwnedFd>,
+    /// What the build may write, bytes.
+    pub(crate) disk_bytes: u64,
+    pub(crate) log: &'a dyn BuildLog,
+}
+
+impl ContainerBuild<'_> {
+    /// Builds; the image is then in the storage under the build's name.
+    ///
+    /// # Errors
+    /// A Dockerfile that fails, a bound that is reached, a host that lacks something.
+    pub(crate) async fn run(&self) -> Result<(), BuildFailure> {
+        let prepared = self.storage.prepare().and_then(|()| self.write_files());
+        prepared.map_err(|error| BuildFailure::io("prepare the container build", &error))?;
+        let deadline = Instant::now() + self.settings.container_time;
+        self.fetch_bases(deadline).await?;
+        let running = self.command().stream().map_err(|error| internal(&error))?;
+        self.follow(running, deadline).await
+    }
+
+    fn write_files(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(self.scratch())?;
+        // An empty /sys: a user namespace may not mount one in a network namespace that is not its own,
+        // and the host's would tell about the host. The mount point is for the cgroups.
+        std::fs::create_dir_all(self.work.join("sys/fs/cgroup"))?;
+        std::fs::write(self.work.join("resolv.conf"), format!("nameserver {GATEWAY_ADDRESS}\n"))
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.work.join("tmp")
+    }
+
+    /// Fetches the base images that are not there yet, over the host's network.
+    async fn fetch_bases(&self, deadline: Instant) -> Result<(), BuildFailure> {
+        let path = self.context.join("Dockerfile");
+        let length = std::fs::metadata(&path).map_err(|error| BuildFailure::io("read the Dockerfile", &error))?.len();
+        if length > dockerfile::LARGEST {
+            return Err(self.failed("the Dockerfile is larger than 1 MiB"));
+        }
+        let text = std::fs::read(&path).map_err(|error| BuildFailure::io("read the Dockerfile", &error))?;
+        for image in dockerfile::base_images(&String::from_utf8_lossy(&text)) {
+            if self.is_present(&image).await {
+                continue;
+            }
+            self.log.line(&format!("fetching the base image {image}"));
+            let pull = self.storage.buildah(&self.scratch()).with_fetch_variables().arg("pull");
+            let pull = pull.arg("--signature-policy").arg(self.storage.policy()).args(["--quiet", "--", &image]);
+            match pull.output(deadline.saturating_duration_since(Instant::now())).await {
+                Ok(_) => {}
+                Err(CommandError::Failed { output, .. }) => {
+                    let output = self.without_host_paths(&output);
+                    self.log.line(&output);
+                    return Err(self.failed(&format!("could not fetch the base image {image}: {output}")));
+                }
+                Err(CommandError::TimedOut { .. }) => return Err(self.out_of_time()),
+                Err(error) => return Err(internal(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_present(&self, image: &str) -> bool {
+        let inspect = self.storage.buildah(&self.scratch()).args(["inspect", "--type", "image", "--", image]);
+        inspect.output(STORAGE_TIME).await.is_ok()
+    }
+
+    fn command(&self) -> crate::command::HostCommand {
+        let settings = self.settings;
+        let ids = format!("0:{}:{CONTAINER_IDS}", settings.first_container_id);
+        let network = if self.namespace.is_some() {
+            // `host` is what `buildah` itself is in: the slot's namespace.
+            ["--network=host".to_owned(), format!("--dns={GATEWAY_ADDRESS}")].to_vec()
+        } else {
+            vec!["--network=none".to_owned()]
+        };
+        self.storage
+            .wrapped_buildah(&self.wrapper(), &self.scratch())
+            .arg("build")
+            .arg("--signature-policy")
+            .arg(self.storage.policy())
+            .args(["--isolation", "oci", "--runtime"])
+            .arg(&settings.runtime)
+            .args(["--userns-uid-map", &ids, "--userns-gid-map", &ids])
+            .args(network)
+            .arg("--volume")
+            .arg(format!("{}:/sys:ro", self.work.join("sys").display()))
+            .args(["--http-proxy=false", "--no-hosts", "--pull=false", "--layers=false", "--force-rm", "--no-cache"])
+            // The OCI format has no SHELL, and buildah then ignores the instruction.
+            .args(["--format", "docker"])
+            .args(["--memory", &settings.container_memory_bytes.to_string()])
+            .args(["--memory-swap", &settings.container_memory_bytes.to_string()])
+            .args(["--cpu-shares", &settings.container_cpu_shares.to_string()])
+            .args(["--ulimit", &format!("nproc={PROCESSES}:{PROCESSES}")])
+            .args(["--ulimit", &format!("nofile={OPEN_FILES}:{OPEN_FILES}")])
+            .args(["--cgroup-parent", &cgroup(self.build_id)])
+            .args(["--tag", &ContainerStorage::image_name(self.build_id)])
+            .arg("--file")
+            .arg(self.context.join("Dockerfile"))
+            .arg("--")
+            .arg(self.context)
+    }
+
+    /// The programs around `buildah` that give it its namespaces.
+    fn wrapper(&self) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(namespace) = &self.namespace {
+            // The descriptor stays in this process: the path goes through its own.
+            words.push("nsenter".to_owned());
+            words.push(format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()));
+            words.push("--".to_owned());
+        }
+        let unshare =
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private", "--"];
+        words.extend(unshare.map(str::to_owned));
+        if self.namespace.is_some() {
+            words.extend(["/bin/sh", "-c", WITH_RESOLVER, "sh"].map(str::to_owned));
+            words.push(self.work.join("resolv.conf").display().to_string());
+        }
+        words
+    }
+
+    /// Passes the output on until the end, a bound, or a full disk.
+    async fn follow(&self, mut running: RunningCommand, deadline: Instant) -> Result<(), BuildFailure> {
+        let mut ticks = interval(DISK_CHECK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let started = std::time::SystemTime::now();
+        let mut output = BuildOutput { log: self.log, work: self.work, passed: 0, reason: String::new() };
+        loop {
+            tokio::select! {
+                more = running.lines(|line| output.line(line)) => {
+                    if !more.map_err(|error| internal(&error))? {
+                        break;
+                    }
+                }
+                _ = ticks.tick() => {
+                    if disk_use::written_since(started, self.storage.root(), self.work).await > self.disk_bytes {
+                        running.kill().await;
+                        return Err(self.disk_full());
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    running.kill().await;
+                    return Err(self.out_of_time());
+                }
+            }
+        }
+        let status = running.wait().await.map_err(|error| internal(&error))?;
+        if status.success() {
+            return Ok(());
+        }
+        if output.reason.contains("no space left on device") {
+            return Err(self.disk_full());
+        }
+        tracing::info!(build_id = self.build_id, %status, reason = output.reason, "the container build failed");
+        Err(self.failed(&output.reason))
+    }
+
+    fn failed(&self, reason: &str) -> BuildFailure {
+        let reason = self.without_host_paths(reason);
+        let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
+        BuildFailure::sentence(
+            FailureCode::ContainerBuildFailed,
+            &format!("The container image build failed.{reason}"),
+        )
+    }
+
+    fn out_of_time(&self) -> BuildFailure {
+        self.failed(&format!("It took longer than {} s.", self.settings.container_time.as_secs()))
+    }
+
+    fn disk_full(&self) -> BuildFailure {
+        let text = format!(
+            "the container build wrote more than {} bytes, or no space was left; \
+             make the image smaller or its disk larger",
+            self.disk_bytes
+        );
+        BuildFailure::sentence(FailureCode::DiskStorageFull, &text)
+    }
+
+    fn without_host_paths(&self, text: &str) -> String {
+        let text = text.replace(&*self.work.to_string_lossy(), "");
+        text.replace(&*self.storage.root().to_string_lossy(), "")
+    }
+}
+
+/// The build's lines on their way to the log.
+struct BuildOutput<'a> {
+    log: &'a dyn BuildLog,
+    work: &'a Path,
+    passed: usize,
+    /// The line that says why it failed: the last `Error:` line.
+    reason: String,
+}
+
+impl BuildOutput<'_> {
+    fn line(&mut self, line: &str) {
+        if let Some(reason) = line.strip_prefix("Error: ") {
+            self.reason = reason.chars().take(500).collect();
+        }
+        let before = self.passed;
+        self.passed = before.saturating_add(line.len() + 1);
+        if self.passed <= MOST_OUTPUT {
+            self.log.line(&line.replace(&*self.work.to_string_lossy(), ""));
+        } else if before <= MOST_OUTPUT {
+            self.log.line("the output exceeds 64 MiB; the rest is left out");
+        }
+    }
+}
+
+fn internal(error: &CommandError) -> BuildFailure {
+    BuildFailure::internal("run the container build", &with_sources(error))
+}
+
+/// An error with its causes, for the daemon's log.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Path of a build's cgroup below each hierarchy's root.
+fn cgroup(build_id: &str) -> String {
+    format!("/colibri-build/{build_id}")
+}
+
+/// Removes the empty cgroups that the runtime leaves. The kernel empties them a moment after their
+/// processes were killed, so a few attempts are made.
+pub(crate) async fn remove_cgroups(build_id: &str) {
+    const ATTEMPTS: u32 = 20;
+    const BETWEEN: Duration = Duration::from_millis(50);
+    for _ in 0..ATTEMPTS {
+        if try_remove_cgroups(build_id) {
+            return;
+        }
+        sleep(BETWEEN).await;
+    }
+    tracing::warn!(build_id, "could not remove the cgroups of a container build");
+}
+
+/// True when none is left.
+fn try_remove_cgroups(build_id: &str) -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut gone = true;
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        let group = hierarchy.join(cgroup(build_id).trim_start_matches('/'));
+        for below in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+            // Files of a cgroup cannot be removed and need not be.
+            let _ = std::fs::remove_dir(below.path());
+        }
+        let _ = std::fs::remove_dir(&group);
+        gone &= !group.exists();
+    }
+    gone
+}
