@@ -42,7 +42,9 @@ pub fn preamble(port: u16) -> [u8; PREAMBLE_LENGTH] {
 #[must_use]
 pub fn requested_port(preamble: [u8; PREAMBLE_LENGTH]) -> Option<u16> {
     let [a, b, high, low] = preamble;
-    ([a, b] == PREAMBLE_MARK).then(|| u16::from_be_bytes([high, low])).filter(|port| *port != 0)
+    ([a, b] == PREAMBLE_MARK)
+        .then(|| u16::from_be_bytes([high, low]))
+        .filter(|port| *port != 0)
 }
 
 #[cfg(test)]

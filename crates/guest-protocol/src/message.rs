@@ -59,7 +59,7 @@ pub enum Answer {
 }
 
 /// A request that the agent could not carry out.
-#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the guest agent could not {attempted}: {reason}")]
 pub struct AgentFailure {
     /// What was attempted, as a verb phrase: "start the application /app/run".
