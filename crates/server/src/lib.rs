@@ -1,1 +1,15 @@
-//! One HTTP front for every AWS service that Colibri speaks.
+//! One HTTP front for every AWS service that Colibri speaks: who is asking, for what, hand over.
+//!
+//! Services are told apart by the credential scope of the request's signature, never by host name; a
+//! request without one by its path. What they do is not this crate's business: the MicroVM API is
+//! `control`'s, S3 is `objects`'.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod front;
+mod lambda;
+mod listen;
+mod sts;
+
+pub use front::Front;
+pub use listen::{Listener, ListenFailure};

@@ -1,0 +1,224 @@
+//! What an operator sets: the configuration file, and the command line above it. Everything has a
+//! default; an unknown key is an error, so that a typing mistake is not a silent default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The configuration file (TOML). All sections and keys are optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Where state lives; `./colibri-data` by default.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Kernel and initramfs of the guests, one directory an architecture.
+    pub(crate) guest_dir: Option<PathBuf>,
+    /// `[api]`
+    pub(crate) api: Api,
+    /// `[ingress]`
+    pub(crate) ingress: Ingress,
+    /// `[network]`
+    pub(crate) network: Network,
+    /// `[hypervisor]`
+    pub(crate) hypervisor: Hypervisor,
+    /// `[images]`
+    pub(crate) images: Images,
+}
+
+/// `[api]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Api {
+    /// Address of the AWS API; `127.0.0.1:4570` by default.
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4570)),
+        }
+    }
+}
+
+/// `[ingress]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Ingress {
+    /// Address of the MicroVMs' endpoints; `127.0.0.1:8443` (both loopbacks) by default.
+    pub(crate) listen: Option<String>,
+    /// Domain that endpoints' names end in; `microvm.localhost` by default.
+    pub(crate) domain: Option<String>,
+    /// What RunMicrovm gives out as endpoint.
+    pub(crate) endpoints: Endpoints,
+    /// Port in the endpoints given out, where clients reach the ingress by another than it listens
+    /// on (a load balancer, say).
+    pub(crate) advertised_port: Option<u16>,
+}
+
+/// What RunMicrovm gives out as endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Endpoints {
+    /// A host name of the MicroVM's own.
+    #[default]
+    Name,
+    /// The address that the ingress listens on, the same for all: the token says which MicroVM is
+    /// meant. For clients without name service.
+    Address,
+}
+
+/// `[network]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    /// How many MicroVMs and builds can run at once.
+    pub(crate) slots: Option<u32>,
+    /// How many slots wait ready.
+    pub(crate) spare_slots: Option<u32>,
+    /// Addresses of the links between host and slots: `100.64.0.0/20`.
+    pub(crate) address_block: Option<String>,
+    /// The VMM of slot n runs under this user id plus n.
+    pub(crate) base_uid: Option<u32>,
+    /// Name servers that guests' queries go to: `192.0.2.1:53`.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// More networks that no guest may reach.
+    pub(crate) refused_ranges: Vec<String>,
+    /// Connections that one guest may have open to the outside.
+    pub(crate) flows_per_slot: Option<u32>,
+}
+
+/// `[hypervisor]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Hypervisor {
+    /// What machines run on.
+    pub(crate) accelerator: AcceleratorChoice,
+}
+
+/// What machines run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AcceleratorChoice {
+    /// KVM where a guest really starts on it, software emulation elsewhere.
+    #[default]
+    Auto,
+    /// KVM, or no start.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+/// `[images]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Images {
+    /// Builds at once.
+    pub(crate) concurrent_builds: Option<usize>,
+    /// What to do with builds that ask for ARM64 on a host of another architecture.
+    pub(crate) arm64_requests: Arm64Requests,
+    /// Address ranges aside, a build may take this long, seconds.
+    pub(crate) build_seconds: Option<u64>,
+}
+
+/// What to do with builds that ask for ARM64 on a host of another architecture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Arm64Requests {
+    /// Refuse them.
+    #[default]
+    Refuse,
+    /// Build for the host instead, and say so in the build's record.
+    Native,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// The file cannot be read.
+    #[error("could not read the configuration {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not understood.
+    #[error("the configuration {path} is not understood: {source}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The place and the reason.
+        source: toml::de::Error,
+    },
+    /// A value is out of its range.
+    #[error("the setting `{setting}` cannot be used: {problem}")]
+    Refused {
+        /// Its name in the file.
+        setting: &'static str,
+        /// What is wrong, and what is right.
+        problem: String,
+    },
+}
+
+impl Settings {
+    /// Reads the file, or takes the defaults when none is named.
+    pub(crate) fn read(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let Some(path) = file else {
+            return Ok(Self::default());
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| SettingsError::Malformed {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// The directory of all state.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        let chosen = self.data_dir.clone().unwrap_or_else(|| PathBuf::from("colibri-data"));
+        std::path::absolute(&chosen).unwrap_or(chosen)
+    }
+
+    /// The directory of the guests' files: as set, or where an installation or a build tree has it.
+    pub(crate) fn guest_dir(&self) -> PathBuf {
+        if let Some(chosen) = &self.guest_dir {
+            return std::path::absolute(chosen).unwrap_or_else(|_| chosen.clone());
+        }
+        let installed = PathBuf::from("/usr/lib/colibri/guest");
+        // `target/release/colibri` beside `target/guest`.
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|program| Some(program.parent()?.parent()?.join("guest")));
+        beside.filter(|directory| directory.is_dir()).unwrap_or(installed)
+    }
+}
+
+/// Parses a setting that is text in the file.
+pub(crate) fn parsed<T: std::str::FromStr>(setting: &'static str, text: &str) -> Result<T, SettingsError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|problem: T::Err| SettingsError::Refused {
+        setting,
+        problem: format!("{problem} (it says `{text}`)"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AcceleratorChoice, Settings};
+
+    #[test]
+    fn an_empty_file_is_all_defaults_and_a_typing_mistake_is_an_error() {
+        let settings: Settings = toml::from_str("").unwrap();
+        assert_eq!(settings.api.listen.to_string(), "127.0.0.1:4570");
+        assert_eq!(settings.hypervisor.accelerator, AcceleratorChoice::Auto);
+        assert!(toml::from_str::<Settings>("[api]\nlissen = \"1.2.3.4:5\"").is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! The front: which service a request is for, who signed it, and its id.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use colibri_control::Control;
+use colibri_iam::{
+    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, service_of, verify,
+};
+use colibri_objects::{ObjectsService, is_s3_request};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::answer::{AnswerBody, REQUEST_ID, answer, refusal};
+use crate::{lambda, sts};
+
+/// Longest body of an API call, bytes: the largest is a hundred environment variables of 4 KiB.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// First segments of the paths of the API, for requests that carry no signature to tell by.
+const API_PATHS: [&str; 4] = ["2025-09-09", "2026-04-04", "2017-03-31", "colibri"];
+
+/// Everything behind the API's address.
+pub struct Front {
+    control: Arc<Control>,
+    objects: ObjectsService,
+    credentials: Arc<dyn CredentialSource>,
+    region: String,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+impl Front {
+    /// Puts the services together.
+    #[must_use]
+    pub fn new(
+        control: Arc<Control>,
+        objects: ObjectsService,
+        credentials: Arc<dyn CredentialSource>,
+        region: String,
+    ) -> Self {
+        Self { control, objects, credentials, region }
+    }
+
+    /// Answers one request, whatever it is.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let request_id = Uuid::new_v4().to_string();
+        let (parts, body) = request.into_parts();
+        let mut response = if self.is_for_objects(&parts) {
+            self.objects.call(Request::from_parts(parts, body)).await
+        } else {
+            self.answer_call(parts, body, &request_id).await
+        };
+        if let Ok(value) = HeaderValue::try_from(&request_id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+
+    fn is_for_objects(&self, parts: &Parts) -> bool {
+        if service_of(parts).is_some() || is_s3_request(parts) {
+            return is_s3_request(parts);
+        }
+        let first = parts.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        !API_PATHS.contains(&first)
+    }
+
+    /// A call of an API whose requests are small: read, verified, handed over.
+    async fn answer_call(&self, parts: Parts, body: Incoming, request_id: &str) -> Response<AnswerBody> {
+        let body = match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let message = format!("the request's body exceeds {MAX_BODY} bytes");
+                return refusal(413, "RequestEntityTooLargeException", &message);
+            }
+            Err(error) => {
+                return refusal(400, "ValidationException", &format!("the request's body broke off: {error}"));
+            }
+        };
+        let service = service_of(&parts).unwrap_or_else(|| "lambda".to_owned());
+        let identity = match self.identify(&parts, &body, &service) {
+            Ok(identity) => identity,
+            Err(rejection) => {
+                info!(request_id, service, path = parts.uri.path(), %rejection, "refused a request");
+                let (status, headers, body) = rejection.render();
+                return answer(status, headers.map(|(name, value)| (name, value.to_owned())), body);
+            }
+        };
+        match service.as_str() {
+            "lambda" => lambda::answer_operation(&self.control, &parts, &body, request_id).await,
+            "sts" => sts::answer_action(&body, &identity, request_id),
+            other => {
+                warn!(request_id, service = other, "a request for a service that is not served");
+                let message = format!("Colibri does not serve `{other}`; it serves lambda, s3 and sts");
+                refusal(404, "UnknownOperationException", &message)
+            }
+        }
+    }
+
+    fn identify(&self, parts: &Parts, body: &Bytes, service: &str) -> Result<Identity, Rejection> {
+        let expected = Expectation { region: &self.region, service, payload: PayloadRule::Signed };
+        verify(parts, &PayloadHash::of(body), &expected, self.credentials.as_ref(), SystemTime::now())
+    }
+}
