@@ -19,6 +19,7 @@
 mod address_block;
 mod commands;
 mod dns;
+mod host_table;
 mod layout;
 pub mod namespace;
 mod pool;

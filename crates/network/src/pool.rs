@@ -11,11 +11,11 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::address_block::AddressBlock;
-use crate::commands::{Commands, Place};
+use crate::commands::Commands;
 use crate::dns::{DnsRelay, Upstreams};
+use crate::host_table::HostTable;
 use crate::namespace::{NAMESPACES, Visitor};
-use crate::probe::obstacles_on_host;
-use crate::rules::{self, Limits};
+use crate::rules::Limits;
 use crate::settings::{Names, NetworkSettings};
 use crate::slot::{ReadySlot, TakenSlot};
 use crate::{Egress, Network, NetworkError, Slot, layout};
@@ -24,7 +24,6 @@ use crate::{Egress, Network, NetworkError, Slot, layout};
 const CONCURRENT_MAKES: usize = 2;
 /// How often the host's table is looked for and, where somebody flushed it, put back.
 const HOST_TABLE_CHECK: Duration = Duration::from_secs(10);
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Slots in the kernel's own terms: the [`Network`] of a real host.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub(crate) struct Pool {
     makes: Semaphore,
     /// Locked for as long as spares are being made, so that one task at a time makes them.
     replenishing: tokio::sync::Mutex<()>,
-    host_table: tokio::sync::Mutex<HostTable>,
+    host_table: HostTable,
     state: Mutex<State>,
 }
 
@@ -70,15 +69,6 @@ enum Owner {
     Own,
 }
 
-#[derive(Debug)]
-enum HostTable {
-    /// An earlier daemon's may be there.
-    Unknown,
-    Absent,
-    /// As `nft` lists it, to notice that somebody changed or flushed it.
-    Loaded(serde_json::Value),
-}
-
 impl SlotPool {
     /// Looks at what is there; makes nothing yet. [`Network::sweep`] is the next call, after which
     /// spare slots are kept ready.
@@ -97,11 +87,13 @@ impl SlotPool {
             .into_iter()
             .map(|index| (index, Owner::Earlier))
             .collect();
+        let limits = Limits {
+            refused: settings.refused_ranges.clone(),
+            flows: settings.flows_per_slot,
+        };
         let pool = Arc::new(Pool {
-            limits: Limits {
-                refused: settings.refused_ranges.clone(),
-                flows: settings.flows_per_slot,
-            },
+            host_table: HostTable::new(&names, limits.clone()),
+            limits,
             block,
             upstreams: Arc::new(Upstreams::new(settings.dns_upstreams.clone())),
             slots: settings.slots,
@@ -109,7 +101,6 @@ impl SlotPool {
             base_uid: settings.base_uid,
             makes: Semaphore::new(CONCURRENT_MAKES),
             replenishing: tokio::sync::Mutex::default(),
-            host_table: tokio::sync::Mutex::new(HostTable::Unknown),
             state: Mutex::new(State {
                 slots,
                 ..State::default()
@@ -262,7 +253,7 @@ impl Pool {
     async fn try_make(&self, index: u32, egress: Egress) -> Result<ReadySlot, NetworkError> {
         let link = match egress {
             Egress::Internet => {
-                self.load_host_table().await?;
+                self.host_table.load(&self.commands).await?;
                 Some(self.block.link(index))
             }
             Egress::Sealed => None,
@@ -327,7 +318,7 @@ impl Pool {
                 dns: None,
             });
         }
-        self.load_host_table().await?;
+        self.host_table.load(&self.commands).await?;
         let dns = Some(self.start_dns(index, &namespace).await?);
         Ok(ReadySlot {
             index,
@@ -357,7 +348,7 @@ impl Pool {
         }
         outcome
             .and(self.drop_host_table_if_unused().await)
-            .and(self.check_host_table().await)
+            .and(self.host_table.check(&self.commands).await)
     }
 
     async fn discard(&self, spare: ReadySlot) -> Result<(), NetworkError> {
@@ -395,79 +386,10 @@ impl Pool {
         self.state().reserve_for_spare(self.slots, self.spare_slots)
     }
 
-    async fn load_host_table(&self) -> Result<(), NetworkError> {
-        let mut table = self.host_table.lock().await;
-        if !matches!(*table, HostTable::Loaded(_)) {
-            enable_forwarding()?;
-            *table = self.nft_host_table().await?;
-            self.warn_of_obstacles().await;
-        }
-        Ok(())
-    }
-
-    async fn warn_of_obstacles(&self) {
-        match obstacles_on_host(&self.commands).await {
-            Ok(chains) if chains.is_empty() => {}
-            Ok(chains) => tracing::warn!(
-                ?chains,
-                interfaces = format!("{}*", self.names.veth_prefix()),
-                "these packet filters drop what is forwarded; unless they accept the interfaces \
-                 named here, guests lack the internet"
-            ),
-            Err(error) => tracing::debug!(%error, "could not look at other packet filters"),
-        }
-    }
-
-    async fn nft_host_table(&self) -> Result<HostTable, NetworkError> {
-        let script = rules::host(&self.names.table(), &self.names.veth_prefix(), &self.limits);
-        self.commands
-            .nft(Place::Host, script, "load the host's packet filter")
-            .await?;
-        self.list_host_table().await.map(HostTable::Loaded)
-    }
-
-    async fn list_host_table(&self) -> Result<serde_json::Value, NetworkError> {
-        let name = self.names.table();
-        let arguments = ["-j", "list", "table", "inet", &name];
-        self.commands
-            .nft_json(&arguments, "list the host's packet filter")
-            .await
-    }
-
     async fn drop_host_table_if_unused(&self) -> Result<(), NetworkError> {
-        let mut table = self.host_table.lock().await;
         // A slot that is about to be made is in the state before it asks for the table.
-        if matches!(*table, HostTable::Absent) || !self.state().slots.is_empty() {
-            return Ok(());
-        }
-        let script = rules::without_host(&self.names.table());
-        self.commands
-            .nft(Place::Host, script, "remove the host's packet filter")
-            .await?;
-        *table = HostTable::Absent;
-        Ok(())
-    }
-
-    async fn check_host_table(&self) -> Result<(), NetworkError> {
-        let mut table = self.host_table.lock().await;
-        let HostTable::Loaded(loaded) = &*table else {
-            return Ok(());
-        };
-        enable_forwarding()?;
-        if self
-            .list_host_table()
-            .await
-            .is_ok_and(|listed| listed == *loaded)
-        {
-            return Ok(());
-        }
-        let name = self.names.table();
-        tracing::warn!(
-            table = name,
-            "somebody changed the packet filter; putting it back"
-        );
-        *table = self.nft_host_table().await?;
-        Ok(())
+        let unused = || self.state().slots.is_empty();
+        self.host_table.remove_if(&self.commands, unused).await
     }
 }
 
@@ -495,24 +417,10 @@ async fn keep_host_table(pool: Weak<Pool>) {
     loop {
         ticks.tick().await;
         let Some(pool) = pool.upgrade() else { return };
-        if let Err(error) = pool.check_host_table().await {
+        if let Err(error) = pool.host_table.check(&pool.commands).await {
             tracing::error!(%error, "could not check the host's packet filter");
         }
     }
-}
-
-/// Guests' packets pass through the host, which must forward. It stays on: others may rely on it.
-fn enable_forwarding() -> Result<(), NetworkError> {
-    let failed = |source| NetworkError::Io {
-        attempted: format!("enable forwarding of IPv4 packets in {IP_FORWARD}"),
-        source,
-    };
-    if std::fs::read_to_string(IP_FORWARD).map_err(failed)?.trim() == "1" {
-        return Ok(());
-    }
-    std::fs::write(IP_FORWARD, "1").map_err(failed)?;
-    tracing::info!("enabled net.ipv4.ip_forward: guests reach the internet through this host");
-    Ok(())
 }
 
 fn interface_exists(name: &str) -> bool {

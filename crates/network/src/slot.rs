@@ -20,8 +20,16 @@ use crate::stream::SlotStream;
 use crate::tap::open_tap;
 use crate::{Egress, GuestStream, NetworkError, Slot};
 
-/// Bound of the TCP handshake with the guest's agent.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long each attempt at the TCP handshake with the guest's agent gets; five seconds in all. A
+/// first packet may be lost when the VMM has only just opened the tap (the kernel switches its queue
+/// on in the background), and TCP itself would repeat it after a whole second.
+const CONNECT_LIMITS: [Duration; 5] = [
+    Duration::from_millis(150),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_millis(1200),
+    Duration::from_millis(2750),
+];
 /// Bound of the agent's answer, which waits for the application's loopback.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,22 +72,29 @@ impl TakenSlot {
     }
 
     async fn reach_agent(&self) -> io::Result<TcpStream> {
-        let socket = self
-            .pool
-            .commands()
-            .visitor()
-            .visit(&self.namespace, tcp_socket)
-            .await?;
-        let socket = TcpSocket::from_std_stream(socket.into());
-        let agent = (AGENT_ADDRESS, FORWARD_PORT).into();
-        let stream = match tokio::time::timeout(CONNECT_LIMIT, socket.connect(agent)).await? {
-            // Refused is what an application's port is, never the agent's.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let message = "the guest runs, but its agent does not listen";
-                return Err(io::Error::new(io::ErrorKind::NotConnected, message));
+        for limit in CONNECT_LIMITS {
+            match tokio::time::timeout(limit, self.try_agent()).await {
+                Ok(outcome) => return outcome,
+                Err(_) => tracing::debug!(index = self.index, ?limit, "no answer from a guest yet"),
             }
-            other => other?,
-        };
+        }
+        let message = "the guest's agent did not answer within five seconds";
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    }
+
+    async fn try_agent(&self) -> io::Result<TcpStream> {
+        let visitor = self.pool.commands().visitor();
+        let socket = visitor.visit(&self.namespace, tcp_socket).await?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let connected = socket.connect((AGENT_ADDRESS, FORWARD_PORT).into()).await;
+        // Refused is what an application's port is, never the agent's.
+        let stream = connected.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the guest runs, but its agent does not listen",
+            ),
+            _ => error,
+        })?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -20,7 +20,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use colibri_guest_protocol::{
-    AGENT_ADDRESS, FORWARD_PORT, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, LINK_PREFIX,
+    AGENT_ADDRESS, AGENT_GATEWAY_ADDRESS, FORWARD_PORT, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC,
+    LINK_PREFIX, TAP_MAC,
 };
 use colibri_network::namespace::{self, in_namespace};
 use colibri_network::tap::{TAP, open_tap};
@@ -173,6 +174,10 @@ impl Guest {
         namespace.ip(&format!("addr add {AGENT_ADDRESS}/{LINK_PREFIX} dev {TAP}"));
         namespace.ip("link set lo up");
         namespace.ip(&format!("link set {TAP} up"));
+        // As the ARP cache in a snapshot has it; the gateway itself is asked for.
+        namespace.ip(&format!(
+            "neigh replace {AGENT_GATEWAY_ADDRESS} lladdr {TAP_MAC} dev {TAP} nud permanent"
+        ));
         namespace.ip(&format!("route add default via {GATEWAY_ADDRESS}"));
         let guest_tap = namespace.inside(open_tap).unwrap();
         let (stopped, stop) = io::pipe().unwrap();
