@@ -173,10 +173,13 @@ impl Front {
     async fn accept_all(self, listener: TcpListener) {
         let front = Arc::new(self);
         let accepting = async {
-            // The permit comes first: who does not get one waits in the kernel's backlog.
-            while let Ok(permit) = front.connections.clone().acquire_owned().await {
+            loop {
                 match listener.accept().await {
+                    // Who is over the limit waits here, and those after it in the kernel's backlog.
                     Ok((stream, peer)) => {
+                        let Ok(permit) = front.connections.clone().acquire_owned().await else {
+                            return;
+                        };
                         let connection = front.clone().serve_one(stream, peer, permit);
                         front.endpoints.tasks.spawn(connection);
                     }
@@ -241,12 +244,8 @@ impl Front {
         let stream = TokioIo::new(stream);
         let served = if http2 {
             let connection = self.http2().serve_connection(stream, service);
-            self.drive(
-                connection,
-                |connection| connection.graceful_shutdown(),
-                watched,
-            )
-            .await
+            self.drive(connection, http2::Connection::graceful_shutdown, watched)
+                .await
         } else {
             let connection = self
                 .http1()
@@ -254,7 +253,7 @@ impl Front {
                 .with_upgrades();
             self.drive(
                 connection,
-                |connection| connection.graceful_shutdown(),
+                http1::UpgradeableConnection::graceful_shutdown,
                 watched,
             )
             .await

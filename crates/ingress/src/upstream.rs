@@ -144,7 +144,7 @@ async fn connect(
 /// Why there is no answer.
 enum Unanswered<B> {
     /// The application has seen nothing of the request.
-    Unsent(Request<Metered<B>>),
+    Unsent(Box<Request<Metered<B>>>),
     /// It may have seen some.
     Sent,
 }
@@ -152,7 +152,9 @@ enum Unanswered<B> {
 impl<B> From<TrySendError<Request<Metered<B>>>> for Unanswered<B> {
     fn from(mut error: TrySendError<Request<Metered<B>>>) -> Self {
         tracing::debug!(error = %error.error(), "the application did not answer");
-        error.take_message().map_or(Self::Sent, Self::Unsent)
+        error
+            .take_message()
+            .map_or(Self::Sent, |request| Self::Unsent(Box::new(request)))
     }
 }
 
@@ -173,7 +175,7 @@ where
         match protocol {
             Protocol::Http1 => {
                 let Ok((mut sender, connection)) = http1_builder().handshake(stream).await else {
-                    return Err(Unanswered::Unsent(request));
+                    return Err(Unanswered::Unsent(Box::new(request)));
                 };
                 tokio::spawn(live(connection.with_upgrades(), application, life.clone()));
                 Ok(sender.try_send_request(request).await?)
@@ -182,7 +184,7 @@ where
                 let executor = Until(life.over.clone());
                 let Ok((mut sender, connection)) = http2_builder(executor).handshake(stream).await
                 else {
-                    return Err(Unanswered::Unsent(request));
+                    return Err(Unanswered::Unsent(Box::new(request)));
                 };
                 tokio::spawn(live(connection, application, life.clone()));
                 Ok(sender.try_send_request(request).await?)

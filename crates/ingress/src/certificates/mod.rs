@@ -11,29 +11,30 @@
 //! The authority is constrained to the names that it was made for (RFC 5280 section 4.2.1.10): who
 //! adds it to a trust store trusts it for endpoints, and for nothing else should its key be stolen.
 
+mod names;
+
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
-use x509_parser::extensions::GeneralName;
 
 use crate::durable;
-use crate::settings::{Domain, is_dns_label};
+use crate::settings::Domain;
+use names::Names;
 
 /// Life of the authority: it is installed by hand, so it changes rarely.
 const AUTHORITY_LIFETIME: Duration = days(3650);
@@ -173,119 +174,6 @@ impl Files {
             private,
         }
     }
-}
-
-/// The names that the certificate is for, sorted.
-struct Names {
-    domain: String,
-    dns: Vec<String>,
-    addresses: Vec<IpAddr>,
-}
-
-impl Names {
-    fn new(domain: &Domain, extra: &[String]) -> Result<Self, CertificatesError> {
-        let mut dns = vec![
-            format!("*.{domain}"),
-            domain.to_string(),
-            "localhost".to_owned(),
-        ];
-        let mut addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        for name in extra {
-            let name = name.to_ascii_lowercase();
-            if let Ok(address) = name.parse() {
-                addresses.push(address);
-            } else if name
-                .strip_prefix("*.")
-                .unwrap_or(&name)
-                .split('.')
-                .all(is_dns_label)
-            {
-                dns.push(name);
-            } else {
-                return Err(CertificatesError::Name { name });
-            }
-        }
-        dns.sort_unstable();
-        dns.dedup();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(Self {
-            domain: domain.to_string(),
-            dns,
-            addresses,
-        })
-    }
-
-    /// What the certificate is to be valid for, each as a client would check it.
-    fn as_checked(&self) -> impl Iterator<Item = Option<ServerName<'static>>> {
-        let dns = self.dns.iter().map(|name| {
-            // A wildcard stands for any first label.
-            let concrete = name.strip_prefix("*.").map(|rest| format!("any.{rest}"));
-            ServerName::try_from(concrete.unwrap_or_else(|| name.clone())).ok()
-        });
-        let addresses = self
-            .addresses
-            .iter()
-            .map(|&address| Some(ServerName::IpAddress(address.into())));
-        dns.chain(addresses)
-    }
-
-    fn subject_alt_names(&self) -> Result<Vec<SanType>, CertificatesError> {
-        let dns = self.dns.iter().map(|name| {
-            let name = name
-                .as_str()
-                .try_into()
-                .map_err(CertificatesError::Generate)?;
-            Ok(SanType::DnsName(name))
-        });
-        let addresses = self
-            .addresses
-            .iter()
-            .map(|&address| Ok(SanType::IpAddress(address)));
-        dns.chain(addresses).collect()
-    }
-
-    fn constraints(&self) -> NameConstraints {
-        let dns = self.dns.iter().map(|name| {
-            GeneralSubtree::DnsName(name.strip_prefix("*.").unwrap_or(name).to_owned())
-        });
-        let addresses = self.addresses.iter().map(|&address| {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, bits))
-        });
-        NameConstraints {
-            permitted_subtrees: dns.chain(addresses).collect(),
-            excluded_subtrees: Vec::new(),
-        }
-    }
-
-    /// Whether the certificate names these and nothing else.
-    fn are_those_of(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
-            return false;
-        };
-        let Ok(Some(names)) = parsed.subject_alternative_name() else {
-            return false;
-        };
-        let mut dns = Vec::new();
-        let mut addresses = Vec::new();
-        for name in &names.value.general_names {
-            match name {
-                GeneralName::DNSName(name) => dns.push((*name).to_owned()),
-                GeneralName::IPAddress(octets) => addresses.extend(address_of(octets)),
-                _ => return false,
-            }
-        }
-        dns.sort_unstable();
-        addresses.sort_unstable();
-        dns == self.dns && addresses == self.addresses
-    }
-}
-
-fn address_of(octets: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
-        .ok()
 }
 
 /// The certificate on disk, when clients will accept it for some time to come.
@@ -484,126 +372,4 @@ impl CertificatesError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn open(directory: &Path, extra: &[&str], now: SystemTime) -> Certificates {
-        let extra: Vec<_> = extra.iter().map(|&name| name.to_owned()).collect();
-        Certificates::open(directory, &Domain::default(), &extra, now).unwrap()
-    }
-
-    fn content(directory: &Path) -> [String; 2] {
-        ["ca.pem", "tls/server.pem"].map(|file| fs::read_to_string(directory.join(file)).unwrap())
-    }
-
-    #[test]
-    fn certificates_are_made_once_and_their_keys_are_private() {
-        let directory = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        open(directory.path(), &[], now);
-        let first = content(directory.path());
-        open(directory.path(), &[], now);
-        assert_eq!(content(directory.path()), first);
-        for (file, mode) in [
-            ("tls", 0o700),
-            ("tls/ca.key", 0o600),
-            ("tls/server.key", 0o600),
-            ("ca.pem", 0o644),
-        ] {
-            let permissions = fs::metadata(directory.path().join(file))
-                .unwrap()
-                .permissions();
-            assert_eq!(permissions.mode() & 0o777, mode, "{file}");
-        }
-    }
-
-    #[test]
-    fn the_certificate_is_renewed_before_its_end_under_the_same_authority() {
-        let directory = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        let certificates = open(directory.path(), &[], now);
-        let [authority, server] = content(directory.path());
-        assert!(!certificates.renew(now + days(59)).unwrap());
-        assert!(certificates.renew(now + days(61)).unwrap());
-        let [same_authority, new_server] = content(directory.path());
-        assert_eq!(same_authority, authority);
-        assert_ne!(new_server, server);
-    }
-
-    #[test]
-    fn the_authority_is_renewed_before_its_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        open(directory.path(), &[], now);
-        let [authority, _] = content(directory.path());
-        open(directory.path(), &[], now + days(3650 - 179));
-        assert_ne!(content(directory.path())[0], authority);
-    }
-
-    #[test]
-    fn a_name_the_authority_may_not_vouch_for_makes_a_new_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        open(directory.path(), &["*.example.com", "192.0.2.1"], now);
-        let [authority, server] = content(directory.path());
-        open(directory.path(), &["*.example.com"], now);
-        let [same_authority, fewer_names] = content(directory.path());
-        assert_eq!(same_authority, authority);
-        assert_ne!(fewer_names, server);
-        open(directory.path(), &["example.org"], now);
-        assert_ne!(content(directory.path())[0], authority);
-    }
-
-    #[test]
-    fn damaged_files_are_replaced() {
-        let now = SystemTime::now();
-        for file in ["ca.pem", "tls/ca.key", "tls/server.pem", "tls/server.key"] {
-            for damage in ["", "nonsense"] {
-                let directory = tempfile::tempdir().unwrap();
-                open(directory.path(), &[], now);
-                fs::write(directory.path().join(file), damage).unwrap();
-                open(directory.path(), &[], now + days(61));
-                let certificates = open(directory.path(), &[], now + days(61));
-                assert!(!certificates.renew(now + days(61)).unwrap(), "{file}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_key_of_another_certificate_is_noticed() {
-        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let now = SystemTime::now();
-        open(one.path(), &[], now);
-        open(other.path(), &[], now);
-        for file in ["tls/ca.key", "tls/server.key"] {
-            fs::copy(other.path().join(file), one.path().join(file)).unwrap();
-        }
-        let certificates = open(one.path(), &[], now);
-        assert!(!certificates.renew(now).unwrap());
-    }
-
-    #[test]
-    fn what_is_no_name_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        for name in [
-            "",
-            "a b",
-            "https://example.com",
-            "*.*.example.com",
-            "example.com:443",
-        ] {
-            let opened = Certificates::open(
-                directory.path(),
-                &Domain::default(),
-                &[name.to_owned()],
-                SystemTime::now(),
-            );
-            assert!(
-                matches!(opened, Err(CertificatesError::Name { .. })),
-                "{name}"
-            );
-        }
-    }
-}
+mod tests;
