@@ -8,8 +8,9 @@
 //! DIR/tls/server.key  its key                       (0600)
 //! ```
 //!
-//! The authority is constrained to the names that it was made for (RFC 5280 section 4.2.1.10): who
-//! adds it to a trust store trusts it for endpoints, and for nothing else should its key be stolen.
+//! The authority is constrained to the host names that it was made for (RFC 5280 section 4.2.1.10):
+//! who adds it to a trust store trusts it for endpoints, and for no other site should its key be
+//! stolen.
 
 mod names;
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints, SanType};
+use rcgen::{GeneralSubtree, NameConstraints, SanType};
 use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::extensions::GeneralName;
 
@@ -80,16 +80,19 @@ impl Names {
         dns.chain(addresses).collect()
     }
 
+    /// The host names that the authority may vouch for. Not the addresses: BoringSSL, and gRPC with
+    /// it, refuses every certificate under an authority with constraints on addresses
+    /// ("unsupported name constraint type", seen with grpcio 1.85).
     pub(super) fn constraints(&self) -> NameConstraints {
-        let dns = self.dns.iter().map(|name| {
-            GeneralSubtree::DnsName(name.strip_prefix("*.").unwrap_or(name).to_owned())
-        });
-        let addresses = self.addresses.iter().map(|&address| {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, bits))
-        });
+        let mut domains: Vec<_> = self
+            .dns
+            .iter()
+            .map(|name| name.strip_prefix("*.").unwrap_or(name).to_owned())
+            .collect();
+        domains.sort_unstable();
+        domains.dedup();
         NameConstraints {
-            permitted_subtrees: dns.chain(addresses).collect(),
+            permitted_subtrees: domains.into_iter().map(GeneralSubtree::DnsName).collect(),
             excluded_subtrees: Vec::new(),
         }
     }

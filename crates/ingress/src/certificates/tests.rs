@@ -67,10 +67,14 @@ fn a_name_the_authority_may_not_vouch_for_makes_a_new_one() {
     let now = SystemTime::now();
     open(directory.path(), &["*.example.com", "192.0.2.1"], now);
     let [authority, server] = content(directory.path());
+    open(directory.path(), &["*.example.com", "198.51.100.7"], now);
+    let [same_authority, other_address] = content(directory.path());
+    assert_eq!(same_authority, authority);
+    assert_ne!(other_address, server);
     open(directory.path(), &["*.example.com"], now);
     let [same_authority, fewer_names] = content(directory.path());
     assert_eq!(same_authority, authority);
-    assert_ne!(fewer_names, server);
+    assert_ne!(fewer_names, other_address);
     open(directory.path(), &["example.org"], now);
     assert_ne!(content(directory.path())[0], authority);
 }
