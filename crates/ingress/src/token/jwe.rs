@@ -1,11 +1,10 @@
 //! Seals and opens bytes as JWE compact serialization (RFC 7516 section 7.1), with the one
 //! algorithm pair that tokens use: `dir` and `A256GCM`.
 //!
-//! Not a JOSE library, on purpose. Of the ones that know JWE, `josekit` brings OpenSSL beside the
-//! AWS-LC that TLS already uses here, `biscuit` brings *ring* and has seen no release in a long time,
-//! and `jsonwebtoken` knows signatures only. All of them negotiate algorithms from the token's own
-//! header, which is where such libraries have had their worst faults; here there is nothing to
-//! negotiate. The cipher itself is AWS-LC's.
+//! Not a JOSE library, on purpose. Of the known ones, `josekit` knows JWE but links OpenSSL, beside
+//! the AWS-LC that TLS already uses here, and `jsonwebtoken` knows signatures only. What is needed is
+//! one fixed algorithm pair, with nothing for a token's own header to negotiate; the cipher itself is
+//! AWS-LC's.
 
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 use aws_lc_rs::rand;
