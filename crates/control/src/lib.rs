@@ -1,1 +1,64 @@
-//! What exists and what state it is in: operations, one actor per MicroVM, timers, recovery.
+//! What exists and what state it is in: the operations of the API, one actor per MicroVM, its timers,
+//! image builds, and the recovery of all of it after a crash. It speaks to machines, networks and
+//! image builds through their traits, and knows nothing of HTTP, TLS or signatures.
+//!
+//! # The states of a MicroVM
+//!
+//! Only a MicroVM's own actor changes its phase, and the store holds a phase before anything is done
+//! on the strength of it. The API's state is the phase seen from afar.
+//!
+//! | phase | API state | what holds | after a crash the next daemon |
+//! |---|---|---|---|
+//! | `launching` | `PENDING` | perhaps a slot and a process, unrecorded | sweeps both, launches anew |
+//! | `running` | `RUNNING` | slot, process, control session | takes over both; ends it when the process is gone |
+//! | `suspending` | `SUSPENDING` | the same; perhaps a suspension, the guest not run since | takes over both and suspends anew; process gone: suspended where the suspension is complete, else ends it |
+//! | `captured` | `SUSPENDING` | a complete suspension; perhaps the stopped process | sweeps the process, suspended |
+//! | `suspended` | `SUSPENDED` | a complete suspension, nothing else | leaves it |
+//! | `resuming` | `PENDING` | a complete suspension; perhaps a stopped process | sweeps the process, resumes anew |
+//! | `continuing` | `PENDING` | slot, process; the suspension is void | takes over both and finishes; ends it when the process is gone |
+//! | `terminating` | `TERMINATING` | perhaps anything | sweeps, finishes |
+//! | `terminated` | `TERMINATED` | the row | nothing |
+//!
+//! ```text
+//! launching -> running <-> suspending -> captured -> suspended -> resuming -> continuing -> running
+//!                              (undone by traffic)      ^------------' (undone)
+//! any -> terminating -> terminated
+//! ```
+#![forbid(unsafe_code)]
+
+mod actor;
+mod bases;
+mod builds;
+mod clock;
+mod control;
+mod documents;
+mod failure;
+mod flow;
+mod hooks;
+mod images;
+mod launch;
+mod lists;
+mod managed;
+mod microvms;
+mod output;
+mod ready;
+mod recovery;
+mod registry;
+mod resume;
+mod run;
+mod session;
+mod settings;
+mod suspend;
+mod tags;
+mod terminate;
+mod tokens;
+mod versions;
+
+pub use clock::Clock;
+pub use control::{Control, Parts};
+pub use failure::StartFailure;
+pub use output::LogSink;
+pub use ready::{NotReady, PortFailure, ReadyMachine};
+pub use registry::Endpoint;
+pub use settings::{Arm64Requests, EndpointForm, Settings};
+pub use tokens::{MintFailure, TokenMint};

@@ -1,0 +1,305 @@
+//! The actor of one MicroVM: the only one who changes its state. It goes from phase to phase; each
+//! phase's flow is in a file of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use colibri_hypervisor::{ExitCause, Machine};
+use colibri_network::Slot;
+use colibri_store::{Microvm, Phase, StoreError, Transition};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::control::Shared;
+use crate::documents::{self, LaunchSettings, MachineIdentity};
+use crate::flow::Stopped;
+use crate::ready::Running;
+use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status};
+use crate::run::ingress_of;
+use crate::session::Session;
+
+/// A reason of section 5.6: the lifetime is over.
+pub(crate) const LIFETIME_OVER: &str = "MicroVM exceeded maximum lifetime.";
+/// A reason of section 5.6: the suspended window is over. The service writes it without a full stop.
+pub(crate) const WINDOW_OVER: &str = "MicroVM exceeded maximum lifetime";
+
+/// What was asked for and cannot be done at once.
+#[derive(Debug, Default)]
+pub(crate) struct Intents {
+    /// Traffic or a caller wants the machine back.
+    pub(crate) wake: bool,
+}
+
+/// One MicroVM.
+pub(crate) struct Actor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: String,
+    pub(crate) image_name: String,
+    pub(crate) version: u32,
+    pub(crate) build_id: Option<String>,
+    pub(crate) settings: LaunchSettings,
+    pub(crate) memory_mib: u32,
+    pub(crate) created_at: i64,
+    pub(crate) suspended_at: Option<i64>,
+    pub(crate) run_payload: Option<String>,
+    pub(crate) identity: Option<MachineIdentity>,
+    pub(crate) phase: Phase,
+    pub(crate) intents: Intents,
+    pub(crate) mailbox: mpsc::Receiver<Command>,
+    pub(crate) wanted: Arc<Notify>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) slot: Option<Arc<dyn Slot>>,
+    pub(crate) machine: Option<Arc<dyn Machine>>,
+    pub(crate) session: Option<Session>,
+    pub(crate) running: Option<Arc<Running>>,
+    /// What an earlier daemon recorded and this one has not taken over yet.
+    pub(crate) recorded: Recorded,
+    /// The MicroVM was running well when its end began: its application is told.
+    pub(crate) orderly: bool,
+    /// Why it ends, once it does.
+    pub(crate) end_reason: Option<String>,
+    /// The guest of a machine that was taken over runs already.
+    pub(crate) guest_runs: bool,
+}
+
+/// A slot and a process of an earlier daemon.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    pub(crate) slot: Option<u32>,
+    pub(crate) machine: Option<colibri_hypervisor::MachineRecord>,
+}
+
+/// Why a running MicroVM stops running.
+enum Next {
+    Command(Command),
+    ApplicationExited(i32),
+    SessionLost,
+    ProcessEnded(ExitCause),
+    IdleOver,
+    LifetimeOver,
+}
+
+impl Actor {
+    /// An actor for a row, and its entry in the registry.
+    ///
+    /// # Errors
+    /// When the row's documents cannot be read.
+    pub(crate) fn of(shared: &Arc<Shared>, row: Microvm) -> Result<(Self, Arc<Handle>), StoreError> {
+        let settings: LaunchSettings = documents::read("microvms", &row.id, &row.settings)?;
+        let machine = row.machine.as_ref().map(|value| documents::read("microvms", &row.id, value)).transpose()?;
+        let identity = row.identity.as_ref().map(|value| documents::read("microvms", &row.id, value)).transpose()?;
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (status, seen) = watch::channel(Status::of(row.phase));
+        let wanted = Arc::new(Notify::new());
+        let ingress = ingress_of(&settings.ingress);
+        let handle = Arc::new(Handle {
+            endpoint: Endpoint { microvm_id: row.id.clone(), label: row.label },
+            mailbox: sender,
+            status: seen,
+            waiting: AtomicUsize::new(0),
+            wanted: Arc::clone(&wanted),
+            auto_resume: settings.idle_policy.is_some_and(|policy| policy.auto_resume_enabled),
+            closed: ingress.closed,
+            shell: ingress.shell,
+        });
+        let actor = Self {
+            shared: Arc::clone(shared),
+            id: row.id,
+            image_name: row.image_name,
+            version: row.version,
+            build_id: row.build_id,
+            settings,
+            memory_mib: row.memory_mib,
+            created_at: row.created_at,
+            suspended_at: row.suspended_at,
+            run_payload: row.run_payload,
+            identity,
+            phase: row.phase,
+            intents: Intents::default(),
+            mailbox,
+            wanted,
+            status,
+            slot: None,
+            machine: None,
+            session: None,
+            running: None,
+            recorded: Recorded { slot: row.slot, machine },
+            orderly: false,
+            end_reason: None,
+            guest_runs: false,
+        };
+        Ok((actor, handle))
+    }
+
+    /// Lives until the MicroVM has ended.
+    pub(crate) async fn run(mut self) {
+        if self.recorded.machine.is_some() {
+            self.take_over().await;
+        }
+        while self.phase != Phase::Terminated {
+            match self.phase {
+                Phase::Launching => self.launch().await,
+                Phase::Running => self.serve().await,
+                Phase::Suspending => self.suspend().await,
+                Phase::Captured => self.put_away().await,
+                Phase::Suspended => self.sleep().await,
+                Phase::Resuming => self.resume().await,
+                Phase::Continuing => self.finish_resume().await,
+                Phase::Terminating | Phase::Terminated => self.end().await,
+            }
+        }
+    }
+
+    /// Waits for what ends a running MicroVM's run.
+    async fn serve(&mut self) {
+        match self.next().await {
+            Next::Command(Command::Suspend(reply)) => {
+                self.begin_suspend().await;
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+            }
+            Next::Command(command) => self.answer(command).await,
+            Next::ApplicationExited(code) => self.begin_end(exit_reason(code)).await,
+            Next::ProcessEnded(cause) => self.begin_end(process_reason(&cause)).await,
+            Next::SessionLost => self.reopen_session().await,
+            Next::LifetimeOver => self.begin_end(LIFETIME_OVER.into()).await,
+            Next::IdleOver => self.idle_is_over().await,
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let (Some(machine), Some(session), Some(running)) = (&self.machine, &mut self.session, &self.running) else {
+            return Next::SessionLost;
+        };
+        let idle_limit = self.settings.idle_policy.map(|policy| policy.max_idle_duration_seconds);
+        let lifetime = lifetime_end(self.created_at, &self.settings);
+        tokio::select! {
+            biased;
+            Some(command) = self.mailbox.recv() => Next::Command(command),
+            code = session.application_exit() => code.map_or(Next::SessionLost, Next::ApplicationExited),
+            cause = machine.exited() => Next::ProcessEnded(cause),
+            () = self.shared.clock.reached(lifetime) => Next::LifetimeOver,
+            () = idle_for(running, idle_limit) => Next::IdleOver,
+        }
+    }
+
+    async fn idle_is_over(&mut self) {
+        let window = self.settings.idle_policy.map_or(0, |policy| policy.suspended_duration_seconds);
+        if window == 0 {
+            self.begin_end(LIFETIME_OVER.into()).await;
+        } else {
+            self.begin_suspend().await;
+        }
+    }
+
+    /// Waits until a suspended MicroVM is wanted or over.
+    async fn sleep(&mut self) {
+        let lifetime = lifetime_end(self.created_at, &self.settings);
+        let window = self.window_end();
+        let clock = self.shared.clock.clone();
+        let wants_traffic = self.settings.idle_policy.is_some_and(|policy| policy.auto_resume_enabled);
+        if std::mem::take(&mut self.intents.wake) {
+            return self.begin_resume().await;
+        }
+        tokio::select! {
+            biased;
+            Some(command) = self.mailbox.recv() => match command {
+                Command::Resume(reply) => {
+                    self.begin_resume().await;
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Ok(()));
+                }
+                other => self.answer(other).await,
+            },
+            () = self.wanted.notified(), if wants_traffic => self.begin_resume().await,
+            () = clock.reached(lifetime) => self.begin_end(LIFETIME_OVER.into()).await,
+            () = clock.reached(window.unwrap_or(i64::MAX)) => self.begin_end(WINDOW_OVER.into()).await,
+        }
+    }
+
+    /// When the suspended window ends, milliseconds since the Unix epoch. A window of nothing means that an
+    /// idle MicroVM is ended at once; one that was suspended on request has no window then.
+    fn window_end(&self) -> Option<i64> {
+        let window = self.settings.idle_policy?.suspended_duration_seconds;
+        (window > 0).then(|| self.suspended_at.unwrap_or(self.created_at).saturating_add(i64::from(window) * 1000))
+    }
+
+    /// The MicroVM is to end, for this reason: written (where the state can be), published, no more traffic.
+    pub(crate) async fn begin_end(&mut self, reason: String) {
+        if self.is_ending() {
+            return;
+        }
+        self.orderly = self.phase == Phase::Running;
+        let transition = Transition::to(Phase::Terminating).reason(Some(reason.clone())).payload_spent();
+        if let Err(error) = self.shared.store.change_microvm(self.id.clone(), transition).await {
+            // A full disk must not keep a MicroVM alive: its end frees some.
+            tracing::error!(microvm_id = %self.id, error = %crate::failure::chain(&error), "could not record its end");
+        }
+        tracing::info!(microvm_id = %self.id, reason, "ending");
+        self.end_reason = Some(reason);
+        self.phase = Phase::Terminating;
+        self.publish();
+    }
+
+    /// A flow stopped before its goal.
+    pub(crate) async fn stopped(&mut self, stopped: Stopped) {
+        if let Stopped::Failed(reason) = stopped {
+            self.fail(reason.clone());
+            self.begin_end(reason).await;
+        }
+    }
+
+    /// Tells who waits that an attempt to make it ready has failed; published with the next phase.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.status.send_modify(|status| {
+            status.failures += 1;
+            status.failure = Some(reason);
+        });
+    }
+
+    /// Says where the MicroVM is, and opens or closes it to traffic accordingly.
+    pub(crate) fn publish(&mut self) {
+        if self.phase == Phase::Running {
+            self.running = self.slot.clone().map(Running::new);
+        } else if let Some(running) = self.running.take() {
+            running.close();
+        }
+        let (phase, running) = (self.phase, self.running.clone());
+        self.status.send_modify(|status| {
+            status.phase = phase;
+            status.running = running;
+        });
+        tracing::info!(microvm_id = %self.id, phase = phase.as_str(), "entered a phase");
+    }
+}
+
+fn lifetime_end(created_at: i64, settings: &LaunchSettings) -> i64 {
+    created_at.saturating_add(i64::from(settings.maximum_duration_seconds) * 1000)
+}
+
+/// Returns when no byte has crossed the endpoint for `limit` seconds; never without a limit.
+async fn idle_for(running: &Running, limit: Option<u32>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    let limit = Duration::from_secs(limit.into());
+    loop {
+        let over = running.last_activity() + limit;
+        if over <= Instant::now() {
+            return;
+        }
+        sleep_until(over).await;
+    }
+}
+
+/// The reason of section 5.6 for an application that ended.
+pub(crate) fn exit_reason(code: i32) -> String {
+    format!("Container Stopped with Exit Code: {code}")
+}
+
+/// The reason for a machine whose process is gone. What the VMM printed is the host's and stays in its log.
+pub(crate) fn process_reason(cause: &ExitCause) -> String {
+    if let ExitCause::Ended(output) = cause {
+        tracing::warn!(output, "a machine's process ended on its own");
+    }
+    "The MicroVM stopped unexpectedly.".into()
+}

@@ -1,0 +1,90 @@
+//! The JSON documents that the control plane keeps in the store. Their shape is a file format: members
+//! are added with defaults, never renamed.
+
+use std::time::Duration;
+
+use colibri_hypervisor::MachineRecord;
+use colibri_network::Egress;
+use colibri_store::StoreError;
+use colibri_wire::check::configuration::HookPlan;
+use colibri_wire::shape::microvm::IdlePolicy;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What was fixed at a MicroVM's launch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LaunchSettings {
+    pub(crate) idle_policy: Option<IdlePolicy>,
+    pub(crate) maximum_duration_seconds: u32,
+    pub(crate) ingress: Vec<String>,
+    pub(crate) egress: Vec<String>,
+    /// What the network lets out, as those connectors say.
+    pub(crate) reach: Egress,
+    pub(crate) execution_role: Option<String>,
+    /// Where the application's output goes; nowhere when absent.
+    pub(crate) log: Option<LogTarget>,
+    pub(crate) hooks: LifeHooks,
+}
+
+/// A log group and stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogTarget {
+    pub(crate) group: String,
+    pub(crate) stream: String,
+}
+
+/// The enabled hooks of a MicroVM's life, each with its bound in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LifeHooks {
+    pub(crate) port: Option<u16>,
+    pub(crate) run_ms: Option<u64>,
+    pub(crate) resume_ms: Option<u64>,
+    pub(crate) suspend_ms: Option<u64>,
+    pub(crate) terminate_ms: Option<u64>,
+}
+
+impl From<HookPlan> for LifeHooks {
+    fn from(plan: HookPlan) -> Self {
+        let millis = |bound: Option<Duration>| {
+            bound.map(|bound| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX))
+        };
+        Self {
+            port: plan.port,
+            run_ms: millis(plan.run),
+            resume_ms: millis(plan.resume),
+            suspend_ms: millis(plan.suspend),
+            terminate_ms: millis(plan.terminate),
+        }
+    }
+}
+
+/// What makes a MicroVM itself, from its launch to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineIdentity {
+    pub(crate) hostname: String,
+    pub(crate) machine_id: String,
+    pub(crate) boot_id: String,
+}
+
+/// A machine of a build that may still run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BuildMachine {
+    pub(crate) record: MachineRecord,
+    pub(crate) slot: u32,
+}
+
+/// Reads a document out of a row.
+pub(crate) fn read<T: DeserializeOwned>(table: &'static str, key: &str, value: &Value) -> Result<T, StoreError> {
+    T::deserialize(value).map_err(|error| StoreError::CorruptRow {
+        table,
+        key: key.into(),
+        reason: error.to_string(),
+    })
+}
+
+/// Writes a document.
+pub(crate) fn write<T: Serialize>(document: &T) -> Value {
+    // The documents have string keys and no failing serializer.
+    serde_json::to_value(document).unwrap_or(Value::Null)
+}

@@ -1,0 +1,382 @@
+//! The operations on images.
+
+use std::sync::Arc;
+
+use colibri_store::{Image, ImageState, NewBuild, NewVersion, StoreError, TokenRecord, Version};
+use colibri_wire::api_error::{QuotaName, ResourceName};
+use colibri_wire::check::{self, configuration::BuildPlan};
+use colibri_wire::id::image::ImageArn;
+use colibri_wire::id::timestamp::Timestamp;
+use colibri_wire::id::version::ImageVersion;
+use colibri_wire::page::ListScope;
+use colibri_wire::shape::common::Architecture;
+use colibri_wire::shape::configuration::ImageConfiguration;
+use colibri_wire::shape::image::{
+    CreateMicrovmImageRequest, DeleteMicrovmImageRequest, DeleteMicrovmImageResponse, GetMicrovmImageRequest,
+    GetMicrovmImageResponse, ImageChangeResponse, ImageState as ApiImageState, ImageSummary,
+    ListMicrovmImagesRequest, ListMicrovmImagesResponse, UpdateMicrovmImageRequest,
+};
+use colibri_wire::{ApiError, fault};
+use uuid::Uuid;
+
+use crate::bases;
+use crate::control::{Control, Shared};
+use crate::documents;
+use crate::failure::{chain, store_failed};
+use crate::lists;
+use crate::run::reach_of;
+use crate::settings::Arm64Requests;
+use crate::tags;
+
+/// States in which an image may be changed (specification, section 5.1).
+pub(crate) const SETTLED: &[ImageState] =
+    &[ImageState::Created, ImageState::Updated, ImageState::CreateFailed, ImageState::UpdateFailed];
+
+/// States in which an image may be deleted.
+const DELETABLE: &[ImageState] = &[
+    ImageState::Created,
+    ImageState::Updated,
+    ImageState::CreateFailed,
+    ImageState::UpdateFailed,
+    ImageState::DeleteFailed,
+];
+
+pub(crate) fn state_of(state: ImageState) -> ApiImageState {
+    match state {
+        ImageState::Creating => ApiImageState::Creating,
+        ImageState::Created => ApiImageState::Created,
+        ImageState::CreateFailed => ApiImageState::CreateFailed,
+        ImageState::Updating => ApiImageState::Updating,
+        ImageState::Updated => ApiImageState::Updated,
+        ImageState::UpdateFailed => ApiImageState::UpdateFailed,
+        ImageState::Deleting => ApiImageState::Deleting,
+        ImageState::DeleteFailed => ApiImageState::DeleteFailed,
+    }
+}
+
+fn state_name(state: ImageState) -> String {
+    state.as_str().to_uppercase()
+}
+
+/// A configuration that may be built here.
+struct Accepted {
+    /// As it is stored and echoed.
+    configuration: ImageConfiguration,
+}
+
+impl Shared {
+    fn summary(&self, image: &Image) -> Result<ImageSummary, ApiError> {
+        let version = |number: Option<u32>| number.map(|number| ImageVersion::of_major(number).to_string());
+        Ok(ImageSummary {
+            image_arn: self.arn_text(&image.name)?,
+            name: image.name.clone(),
+            state: state_of(image.state),
+            latest_active_image_version: version(image.latest_active),
+            latest_failed_image_version: version(image.latest_failed),
+            created_at: Timestamp::from_unix_millis(image.created_at),
+        })
+    }
+
+    /// An image and its new version as create and update answer.
+    fn changed(&self, image: &Image, version: &Version, created: bool) -> Result<ImageChangeResponse, ApiError> {
+        let key = format!("{}/{}", version.image_id, version.version);
+        let configuration =
+            documents::read("image_versions", &key, &version.config).map_err(|error| store_failed(&error))?;
+        let tags = tags::read(&image.tags);
+        Ok(ImageChangeResponse {
+            image: self.summary(image)?,
+            configuration,
+            tags: (created && !tags.is_empty()).then_some(tags),
+            updated_at: image.updated_at.map(Timestamp::from_unix_millis),
+            image_version: ImageVersion::of_major(version.version).to_string(),
+        })
+    }
+}
+
+impl Control {
+    /// `CreateMicrovmImage`
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn create_microvm_image(
+        self: &Arc<Self>,
+        request: CreateMicrovmImageRequest,
+    ) -> Result<ImageChangeResponse, ApiError> {
+        let accepted = self.accept(&request.configuration)?;
+        let token = self.client_token("CreateMicrovmImage", request.client_token.as_deref(), &request)?;
+        if let Some(replay) = self.replayed(token.as_ref()).await? {
+            return self.replay_change(&replay, true).await;
+        }
+        self.check_image_count().await?;
+        self.check_build_count().await?;
+        let version = self.new_version(&accepted);
+        let tags = documents::write(&request.tags.clone().unwrap_or_default());
+        let store = &self.shared.store;
+        let again = token.clone();
+        let made = store.create_image(request.name.clone(), tags, version, token, self.answer(true)).await;
+        let (image, version) = match made {
+            Err(StoreError::Exists { .. }) => {
+                // Either the name is taken, or the same call came in twice at once.
+                return match self.replayed(again.as_ref()).await? {
+                    Some(replay) => self.replay_change(&replay, true).await,
+                    None => Err(fault::image_exists(&request.name)),
+                };
+            }
+            other => other.map_err(|error| store_failed(&error))?,
+        };
+        self.start_builds(&image, &version).await?;
+        self.shared.changed(&image, &version, true)
+    }
+
+    /// `UpdateMicrovmImage`: a new version, described in full.
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn update_microvm_image(
+        self: &Arc<Self>,
+        request: UpdateMicrovmImageRequest,
+    ) -> Result<ImageChangeResponse, ApiError> {
+        let arn = check::image_identifier(&request.image_identifier)?;
+        let accepted = self.accept(&request.configuration)?;
+        let token = self.client_token("UpdateMicrovmImage", request.client_token.as_deref(), &request)?;
+        if let Some(replay) = self.replayed(token.as_ref()).await? {
+            return self.replay_change(&replay, false).await;
+        }
+        let image = self.own_image(&arn).await?;
+        self.check_version_count(&arn, image.id).await?;
+        self.check_build_count().await?;
+        let version = self.new_version(&accepted);
+        let added = self.shared.store.add_version(image.name, SETTLED, version, token, self.answer(false)).await;
+        let (image, version) = match added {
+            Err(StoreError::Missing { .. }) => return Err(fault::image_not_found(&arn)),
+            other => other
+                .map_err(|error| store_failed(&error))?
+                .map_err(|state| fault::image_busy(&arn, &state_name(state)))?,
+        };
+        self.start_builds(&image, &version).await?;
+        self.shared.changed(&image, &version, false)
+    }
+
+    /// `GetMicrovmImage`
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn get_microvm_image(
+        &self,
+        request: GetMicrovmImageRequest,
+    ) -> Result<GetMicrovmImageResponse, ApiError> {
+        let arn = check::image_identifier(&request.image_identifier)?;
+        let image = self.own_image(&arn).await?;
+        let tags = tags::read(&image.tags);
+        Ok(GetMicrovmImageResponse {
+            image: self.shared.summary(&image)?,
+            tags: (!tags.is_empty()).then_some(tags),
+            updated_at: image.updated_at.map(Timestamp::from_unix_millis),
+        })
+    }
+
+    /// `ListMicrovmImages`
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn list_microvm_images(
+        &self,
+        request: ListMicrovmImagesRequest,
+    ) -> Result<ListMicrovmImagesResponse, ApiError> {
+        let filter = request.name_filter.as_deref();
+        let filters: Vec<(&str, &str)> = filter.map(|filter| ("nameFilter", filter)).into_iter().collect();
+        let scope = ListScope { name: "ListMicrovmImages", filters: &filters };
+        let key = &self.shared.settings.page_key;
+        let after = lists::start(key, &scope, &request.paging)?;
+        let listing = self.shared.store.images(after, request.paging.limit()).await;
+        let listing = listing.map_err(|error| store_failed(&error))?;
+        Ok(lists::page(key, &scope, listing, |image| {
+            let fits = filter.is_none_or(|filter| image.name.contains(filter));
+            if fits { self.shared.summary(&image).ok() } else { None }
+        }))
+    }
+
+    /// `DeleteMicrovmImage`: `DELETING` at once, gone soon. MicroVMs go on: their base stays until the last of
+    /// them has ended.
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn delete_microvm_image(
+        self: &Arc<Self>,
+        request: DeleteMicrovmImageRequest,
+    ) -> Result<DeleteMicrovmImageResponse, ApiError> {
+        let arn = check::image_identifier(&request.image_identifier)?;
+        let name = arn.name().to_string();
+        let store = &self.shared.store;
+        let answer = |state| DeleteMicrovmImageResponse { image_identifier: arn.to_string(), state };
+        if !arn.is_of(&self.shared.settings.place) {
+            return Err(fault::image_not_found(&arn));
+        }
+        match store.begin_image_removal(name.clone(), DELETABLE, self.shared.clock.now()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ImageState::Deleting)) => return Ok(answer(ApiImageState::Deleting)),
+            Ok(Err(_)) => return Err(fault::image_not_deletable(&arn)),
+            Err(StoreError::Missing { .. }) => {
+                let deleted = store.was_deleted(name, 0).await.map_err(|error| store_failed(&error))?;
+                return if deleted { Ok(answer(ApiImageState::Deleted)) } else { Err(fault::image_not_found(&arn)) };
+            }
+            Err(error) => return Err(store_failed(&error)),
+        }
+        self.spawn(remove(Arc::clone(&self.shared), name));
+        Ok(answer(ApiImageState::Deleting))
+    }
+
+    /// Returns when nothing is being built, updated or deleted of an image; `None` when it is gone. Not an
+    /// operation of the API: what the API's clients poll for.
+    ///
+    /// # Errors
+    /// When the identifier is none, or the state cannot be read.
+    pub async fn image_settled(&self, image_identifier: &str) -> Result<Option<ApiImageState>, ApiError> {
+        let arn = check::image_identifier(image_identifier)?;
+        let mut changes = self.shared.images_changed.subscribe();
+        loop {
+            changes.borrow_and_update();
+            match self.own_image(&arn).await {
+                Ok(image) if SETTLED.contains(&image.state) || image.state == ImageState::DeleteFailed => {
+                    return Ok(Some(state_of(image.state)));
+                }
+                Ok(_) => {}
+                Err(ApiError::ResourceNotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            // The sender lives as long as this control plane.
+            let _ = changes.changed().await;
+        }
+    }
+
+    pub(crate) async fn own_image(&self, arn: &ImageArn) -> Result<Image, ApiError> {
+        let missing = || fault::image_not_found(arn);
+        if !arn.is_of(&self.shared.settings.place) {
+            return Err(missing());
+        }
+        let image = self.shared.store.image(arn.name().to_string()).await;
+        image.map_err(|error| store_failed(&error))?.ok_or_else(missing)
+    }
+
+    /// What the service checks of a configuration before it looks anything up, and what this host can build.
+    fn accept(&self, given: &ImageConfiguration) -> Result<Accepted, ApiError> {
+        let plan = BuildPlan::of(given, &self.shared.settings.place)?;
+        let base_version = self.base_version(&plan)?;
+        reach_of(std::slice::from_ref(&plan.egress))?;
+        self.check_architectures(&plan.architectures)?;
+        let host = self.shared.host.architecture;
+        Ok(Accepted { configuration: plan.echoed(given, base_version, host) })
+    }
+
+    fn check_architectures(&self, wanted: &[Architecture]) -> Result<(), ApiError> {
+        let host = self.shared.host.architecture;
+        for architecture in wanted.iter().filter(|wanted| **wanted != host) {
+            match (architecture, self.shared.settings.arm64_requests) {
+                (Architecture::Arm64, Arm64Requests::Native) => {}
+                (Architecture::Arm64, Arm64Requests::Refuse) => {
+                    return Err(ApiError::validation(
+                        "This host cannot build for ARM_64. Leave cpuConfigurations out to build for the host's \
+                         own architecture, or set arm64_requests = \"native\" in the server's configuration to \
+                         build natively whenever ARM_64 is asked for",
+                    ));
+                }
+                (Architecture::X86_64, _) => {
+                    return Err(ApiError::validation("This host cannot build for X86_64. Leave cpuConfigurations \
+                                                     out to build for the host's own architecture"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_image_count(&self) -> Result<(), ApiError> {
+        let limit = self.shared.settings.max_images;
+        let count = self.shared.store.image_count().await.map_err(|error| store_failed(&error))?;
+        if count < limit {
+            return Ok(());
+        }
+        Err(quota(format!("The maximum number of MicroVM images ({limit}) is reached"), "L-942E56BE"))
+    }
+
+    async fn check_version_count(&self, arn: &ImageArn, image_id: i64) -> Result<(), ApiError> {
+        let limit = self.shared.settings.max_versions;
+        let count = self.shared.store.version_count(image_id).await.map_err(|error| store_failed(&error))?;
+        if count < limit {
+            return Ok(());
+        }
+        Err(quota(format!("The maximum number of versions ({limit}) of {arn} is reached"), "L-F8BECE9C"))
+    }
+
+    async fn check_build_count(&self) -> Result<(), ApiError> {
+        let limit = self.shared.settings.max_builds;
+        let unfinished = self.shared.store.unfinished_builds().await.map_err(|error| store_failed(&error))?;
+        if unfinished.rows.len() < limit {
+            return Ok(());
+        }
+        Err(quota(format!("The maximum number of concurrent builds ({limit}) is reached"), "L-72E0D058"))
+    }
+
+    fn new_version(&self, accepted: &Accepted) -> NewVersion {
+        let host = &self.shared.host;
+        let architecture = match host.architecture {
+            Architecture::Arm64 => "ARM_64",
+            Architecture::X86_64 => "X86_64",
+        };
+        NewVersion {
+            config: documents::write(&accepted.configuration),
+            builds: vec![NewBuild {
+                id: Uuid::new_v4().to_string(),
+                architecture: architecture.into(),
+                chipset: host.chipset.into(),
+                chipset_generation: host.generation.clone(),
+            }],
+            at: self.shared.clock.now(),
+        }
+    }
+
+    /// Makes the answer that a client token replays.
+    fn answer(&self, created: bool) -> impl FnOnce(&Image, &Version) -> serde_json::Value + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |image, version| match shared.changed(image, version, created) {
+            Ok(response) => documents::write(&response),
+            Err(_) => serde_json::Value::Null,
+        }
+    }
+
+    /// The first call's answer, with the image's state of now.
+    async fn replay_change(&self, record: &TokenRecord, created: bool) -> Result<ImageChangeResponse, ApiError> {
+        let key = &record.resource_id;
+        let mut response: ImageChangeResponse =
+            documents::read("client_tokens", key, &record.response).map_err(|error| store_failed(&error))?;
+        let image = self.shared.store.image(key.clone()).await.map_err(|error| store_failed(&error))?;
+        if let Some(image) = image {
+            response.image = self.shared.summary(&image)?;
+            response.updated_at = image.updated_at.map(Timestamp::from_unix_millis);
+        }
+        if !created {
+            response.tags = None;
+        }
+        Ok(response)
+    }
+}
+
+fn quota(message: String, code: &str) -> ApiError {
+    ApiError::ServiceQuotaExceeded {
+        message,
+        resource: ResourceName::default(),
+        quota: QuotaName::lambda(code),
+    }
+}
+
+/// Removes a condemned image: its rows, and the bases that nothing uses.
+pub(crate) async fn remove(shared: Arc<Shared>, name: String) {
+    if let Err(error) = shared.store.finish_image_removal(name.clone(), shared.clock.now()).await {
+        tracing::error!(image = %name, error = %chain(&error), "could not remove an image");
+        let at = shared.clock.now();
+        // If the state cannot be written either, the next daemon finds the image deleting and tries again.
+        let _ = shared.store.move_image(name, &[ImageState::Deleting], ImageState::DeleteFailed, at).await;
+        return;
+    }
+    bases::sweep(&shared).await;
+    shared.images_changed.send_modify(|count| *count += 1);
+}

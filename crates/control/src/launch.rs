@@ -1,0 +1,238 @@
+//! From nothing to running: slot, process, identity, `/run`.
+//!
+//! What can happen at the same time does: a launch's latency is what a caller waits for.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use colibri_guest_protocol::message::Identity;
+use colibri_hypervisor::machine::VmmError;
+use colibri_hypervisor::{Isolation, LaunchSpec, Machine, NetworkAttachment};
+use colibri_network::{NetworkError, Slot};
+use colibri_store::{Phase, Transition};
+use rand::RngCore as _;
+use uuid::Uuid;
+
+use crate::actor::{Actor, exit_reason};
+use crate::documents::{self, MachineIdentity};
+use crate::failure::chain;
+use crate::flow::{Step, Stopped};
+use crate::hooks::{Hook, run_body};
+use crate::session::Session;
+
+/// Fresh entropy for the guest's random pool, bytes: twice what a reseed of the kernel's takes.
+const ENTROPY: usize = 64;
+
+/// Why a machine could not be started; the host's fault in every case.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchFailure {
+    #[error("could not have a network slot")]
+    Slot(#[source] NetworkError),
+    #[error("could not prepare the MicroVM's directory")]
+    Directory(#[source] io::Error),
+    #[error("could not start the machine")]
+    Machine(#[source] VmmError),
+}
+
+impl LaunchFailure {
+    /// What the MicroVM's owner may know.
+    pub(crate) fn for_owner(&self) -> &'static str {
+        match self {
+            Self::Slot(NetworkError::Exhausted { .. }) => "No capacity: every network slot is in use.",
+            Self::Slot(_) => "The MicroVM's network could not be set up.",
+            Self::Directory(_) | Self::Machine(VmmError::StorageFull { .. }) => {
+                "The MicroVM could not be started: no storage."
+            }
+            Self::Machine(_) => "The MicroVM could not be started.",
+        }
+    }
+
+    /// Whether what was to be continued is itself unusable: trying again is in vain.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Machine(VmmError::BadSnapshot { .. }))
+    }
+}
+
+impl Actor {
+    pub(crate) async fn launch(&mut self) {
+        if let Err(stopped) = self.try_launch().await {
+            self.stopped(stopped).await;
+        }
+    }
+
+    async fn try_launch(&mut self) -> Step<()> {
+        let identity = self.own_identity();
+        self.start_machine(false).await.map_err(|failure| self.launch_failed(&failure))?;
+        self.unless_ending()?;
+        let transition = self.machine_recorded(Transition::within()).identity(&documents::write(&identity));
+        let (store, id) = (self.shared.store.clone(), self.id.clone());
+        // A crash before the record is made leaves a process that the next daemon sweeps, so the guest
+        // need not wait for the disk.
+        let recorded = async move { store.change_microvm(id, transition).await };
+        let opened = self.opening(true)?;
+        let (recorded, session) = self.attend_unless_ending(async { tokio::join!(recorded, opened) }).await?;
+        recorded.map_err(|error| Stopped::Failed(self.host_failed("record the machine", &error)))?;
+        self.session = Some(session?);
+        self.become_itself(Some(Hook::Run)).await?;
+        let transition = Transition::to(Phase::Running).reason(None).payload_spent();
+        self.run_payload = None;
+        self.enter(Phase::Running, transition).await
+    }
+
+    fn launch_failed(&self, failure: &LaunchFailure) -> Stopped {
+        tracing::warn!(microvm_id = %self.id, error = %chain(failure), "could not launch");
+        Stopped::Failed(failure.for_owner().into())
+    }
+
+    pub(crate) fn host_failed(&self, attempted: &str, error: &dyn std::error::Error) -> String {
+        tracing::error!(microvm_id = %self.id, error = %chain(error), "could not {attempted}");
+        "The MicroVM could not be started.".into()
+    }
+
+    /// Takes a slot and starts a stopped machine on it, from the base or from the suspension.
+    pub(crate) async fn start_machine(&mut self, resume: bool) -> Result<(), LaunchFailure> {
+        let directory = self.shared.settings.microvm_directory(&self.id);
+        let network = Arc::clone(&self.shared.network);
+        let reach = self.settings.reach;
+        let fresh = directory.clone();
+        let prepared = async move { if resume { Ok(()) } else { fresh_directory(&fresh).await } };
+        let (slot, prepared) = self.attend(async { tokio::join!(network.acquire(reach), prepared) }).await;
+        let slot = slot.map_err(LaunchFailure::Slot)?;
+        self.slot = Some(Arc::clone(&slot));
+        prepared.map_err(LaunchFailure::Directory)?;
+        let base = self.shared.settings.base_directory(
+            &self.image_name,
+            self.version,
+            self.build_id.as_deref().unwrap_or_default(),
+        );
+        let spec = |network| LaunchSpec {
+            id: self.id.clone(),
+            directory,
+            base,
+            resume,
+            network,
+            isolation: Isolation { uid: slot.uid() },
+        };
+        let attached = slot.attach().await.map_err(LaunchFailure::Slot)?;
+        let spec = spec(attached.map(|(tap, namespace)| NetworkAttachment { tap, namespace }));
+        let vmm = Arc::clone(&self.shared.vmm);
+        let machine = self.attend(async move { vmm.launch(spec).await }).await.map_err(LaunchFailure::Machine)?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    /// A transition that records the slot and the process.
+    pub(crate) fn machine_recorded(&self, transition: Transition) -> Transition {
+        let record = self.machine.as_ref().map(|machine| documents::write(&machine.record()));
+        transition.slot(self.slot.as_ref().map(|slot| slot.index())).machine(record.as_ref())
+    }
+
+    /// Opens the control session, letting the guest run first where it does not (`start`).
+    pub(crate) fn opening(&self, start: bool) -> Step<impl Future<Output = Step<Session>> + use<>> {
+        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let output = self.output();
+        let bound = self.shared.settings.session_bound;
+        let id = self.id.clone();
+        Ok(async move {
+            Session::open(machine, start, output, bound).await.map_err(|failure| {
+                tracing::warn!(microvm_id = %id, error = %chain(&failure), "could not open the control session");
+                Stopped::Failed("The MicroVM's guest did not answer.".into())
+            })
+        })
+    }
+
+    /// Gives the guest its identity, and calls a hook behind it. Both go out at once: the agent carries
+    /// requests out in order, so the hook never sees another's identity, and a round trip is saved.
+    pub(crate) async fn become_itself(&mut self, hook: Option<Hook>) -> Step<()> {
+        let identity = self.own_identity();
+        let message = Identity {
+            microvm_id: self.id.clone(),
+            hostname: identity.hostname,
+            machine_id: identity.machine_id,
+            boot_id: identity.boot_id,
+            entropy: STANDARD.encode(random::<ENTROPY>()),
+            wall_clock_unix_nanos: self.shared.clock.now_nanos(),
+        };
+        let client = self.client()?;
+        let call = hook.and_then(|hook| self.hook_call(hook));
+        let told = {
+            let client = Arc::clone(&client);
+            async move { client.assume_identity(message).await }
+        };
+        let called = async move {
+            match call {
+                Some((hook, call)) => hook.failure(&client.call_hook(call).await),
+                None => None,
+            }
+        };
+        let (told, failure) = self.attend_unless_ending(async { tokio::join!(told, called) }).await?;
+        if let Err(error) = told {
+            tracing::warn!(microvm_id = %self.id, error = %chain(&error), "the guest did not assume its identity");
+            return Err(self.unless_exited("The MicroVM's guest did not assume its identity.".into()));
+        }
+        failure.map_or(Ok(()), |reason| Err(self.unless_exited(reason)))
+    }
+
+    /// A failed step, or the application's exit where that explains it.
+    pub(crate) fn unless_exited(&self, reason: String) -> Stopped {
+        let exit = self.session.as_ref().and_then(Session::exit_seen);
+        Stopped::Failed(exit.map_or(reason, exit_reason))
+    }
+
+    /// The call of a hook, where it is enabled.
+    pub(crate) fn hook_call(&self, hook: Hook) -> Option<(Hook, colibri_guest_protocol::message::HookCall)> {
+        let hooks = self.settings.hooks;
+        let (bound, body) = match hook {
+            Hook::Run => (hooks.run_ms?, Some(run_body(&self.id, self.run_payload.as_deref()))),
+            Hook::Resume => (hooks.resume_ms?, None),
+            Hook::Suspend => (hooks.suspend_ms?, None),
+            Hook::Terminate => (hooks.terminate_ms?, None),
+        };
+        Some((hook, hook.call(hooks.port?, bound, body)))
+    }
+
+    /// What makes this MicroVM itself, made up at its launch and kept.
+    fn own_identity(&mut self) -> MachineIdentity {
+        let hostname = self.id.clone();
+        self.identity
+            .get_or_insert_with(|| MachineIdentity {
+                hostname,
+                machine_id: Uuid::new_v4().simple().to_string(),
+                boot_id: Uuid::new_v4().to_string(),
+            })
+            .clone()
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+/// An empty directory of the MicroVM's own; what an interrupted launch left in it goes.
+async fn fresh_directory(path: &Path) -> io::Result<()> {
+    remove_directory(path).await?;
+    tokio::fs::create_dir_all(path).await
+}
+
+/// Removes a directory with all in it; one that is not there is fine.
+pub(crate) async fn remove_directory(path: &Path) -> io::Result<()> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a machine's process.
+pub(crate) async fn kill(machine: &Arc<dyn Machine>) -> Result<(), VmmError> {
+    machine.kill().await
+}
+
+/// Gives a slot back.
+pub(crate) async fn release(slot: &Arc<dyn Slot>) -> Result<(), NetworkError> {
+    slot.release().await
+}

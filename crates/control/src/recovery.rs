@@ -1,0 +1,247 @@
+//! What a start makes of what an earlier daemon left, whatever moment ended it. The table is in the
+//! crate's documentation.
+//!
+//! First everything that no live MicroVM needs is removed: processes, slots, directories. Then every
+//! MicroVM's actor starts in its recorded phase and finishes or undoes it, and interrupted builds and
+//! deletions begin again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use colibri_hypervisor::machine::VmmError;
+use colibri_hypervisor::manifest::MANIFEST_FILE;
+use colibri_store::{ImageState, Listing, Microvm, Phase, StoreError, Transition, VersionState};
+
+use crate::actor::{Actor, Recorded};
+use crate::builds::machines_of;
+use crate::control::{Control, Shared};
+use crate::failure::{StartFailure, chain};
+use crate::flow::{Step, Stopped};
+use crate::launch::remove_directory;
+use crate::{bases, images, versions};
+
+/// Rows that are read at a time where a list is walked.
+const PAGE: usize = 1000;
+
+pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> {
+    let shared = &control.shared;
+    for directory in [shared.settings.microvms(), shared.settings.images()] {
+        let made = tokio::fs::create_dir_all(&directory).await;
+        made.map_err(|source| StartFailure::Directory { path: directory, source })?;
+    }
+    let microvms = shared.store.all_microvms().await?;
+    report(&microvms.corrupt);
+    remove_leftovers(shared, &microvms).await?;
+    shared.builder.sweep().await;
+    for row in microvms.rows {
+        revive(control, row);
+    }
+    resume_removals(control).await?;
+    resume_builds(control).await?;
+    bases::sweep(shared).await;
+    Ok(())
+}
+
+/// Whether the next daemon takes a machine in this phase over, where its process still lives.
+fn is_taken_over(phase: Phase) -> bool {
+    matches!(phase, Phase::Running | Phase::Suspending | Phase::Continuing)
+}
+
+async fn remove_leftovers(shared: &Shared, microvms: &Listing<Microvm>) -> Result<(), StartFailure> {
+    let taken_over = || microvms.rows.iter().filter(|row| is_taken_over(row.phase));
+    // A row that cannot be read keeps what is its own: it may be repaired.
+    let unreadable: Vec<String> = microvms.corrupt.iter().filter_map(key_of).collect();
+    let machines: Vec<String> = taken_over().map(|row| row.id.clone()).chain(unreadable.clone()).collect();
+    let slots: BTreeSet<u32> = taken_over().filter_map(|row| row.slot).collect();
+    discard_build_machines(shared).await?;
+    let ended = shared.vmm.sweep(&shared.settings.data_directory, &machines).await.map_err(StartFailure::Machines)?;
+    if !ended.is_empty() {
+        tracing::info!(machines = ?ended, "ended machines that an earlier daemon left");
+    }
+    shared.network.sweep(&slots).await.map_err(StartFailure::Slots)?;
+    let live: BTreeSet<String> = microvms
+        .rows
+        .iter()
+        .filter(|row| row.phase.is_live())
+        .map(|row| row.id.clone())
+        .chain(unreadable)
+        .collect();
+    remove_all_but(&shared.settings.microvms(), &live).await
+}
+
+fn key_of(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::CorruptRow { key, .. } => Some(key.clone()),
+        _ => None,
+    }
+}
+
+fn report(corrupt: &[StoreError]) {
+    for error in corrupt {
+        tracing::error!(error = %chain(error), "a row was left out of the recovery");
+    }
+}
+
+/// Machines of interrupted builds. Their slots are swept with the rest.
+async fn discard_build_machines(shared: &Shared) -> Result<(), StartFailure> {
+    let builds = shared.store.unfinished_builds().await?;
+    for machine in builds.rows.iter().flat_map(|build| machines_of(&build.machines)) {
+        shared.vmm.discard(&machine.record).await.map_err(StartFailure::Machines)?;
+    }
+    Ok(())
+}
+
+/// Removes what lies in a directory but the named entries.
+async fn remove_all_but(directory: &Path, keep: &BTreeSet<String>) -> Result<(), StartFailure> {
+    let failed = |source: io::Error| StartFailure::Directory { path: directory.to_owned(), source };
+    let mut entries = tokio::fs::read_dir(directory).await.map_err(failed)?;
+    while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| keep.contains(name)) {
+            continue;
+        }
+        tracing::info!(directory = %entry.path().display(), "removing what an earlier daemon left");
+        if let Err(error) = remove_directory(&entry.path()).await {
+            tracing::warn!(error = %chain(&error), directory = %entry.path().display(), "could not remove it");
+        }
+    }
+    Ok(())
+}
+
+/// Starts a MicroVM's actor, or just its entry when it has ended.
+fn revive(control: &Arc<Control>, row: Microvm) {
+    let (id, phase) = (row.id.clone(), row.phase);
+    match Actor::of(&control.shared, row) {
+        Ok((mut actor, handle)) => {
+            control.shared.registry.insert(handle);
+            if !phase.is_live() {
+                return;
+            }
+            if !is_taken_over(phase) {
+                // Swept.
+                actor.recorded = Recorded::default();
+            }
+            control.spawn(actor.run());
+        }
+        Err(error) => {
+            tracing::error!(microvm_id = %id, error = %chain(&error), "a MicroVM was left out of the recovery");
+        }
+    }
+}
+
+async fn resume_removals(control: &Arc<Control>) -> Result<(), StartFailure> {
+    let shared = &control.shared;
+    let mut after = None;
+    loop {
+        let page = shared.store.images(after, PAGE).await?;
+        report(&page.corrupt);
+        for image in page.rows {
+            match image.state {
+                ImageState::Deleting => images::remove(Arc::clone(shared), image.name).await,
+                ImageState::Updating => {
+                    let all = shared.store.versions(image.id, None, PAGE).await?;
+                    for version in all.rows.iter().filter(|row| row.state == VersionState::Deleting) {
+                        versions::remove(Arc::clone(shared), image.name.clone(), version.version).await;
+                    }
+                }
+                _ => {}
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn resume_builds(control: &Control) -> Result<(), StartFailure> {
+    let builds = control.shared.store.unfinished_builds().await?;
+    report(&builds.corrupt);
+    for build in builds.rows {
+        control.queue_build(build);
+    }
+    Ok(())
+}
+
+impl Actor {
+    /// Takes over what an earlier daemon recorded, in a phase in which the process may live.
+    pub(crate) async fn take_over(&mut self) {
+        if let Err(stopped) = self.try_take_over().await {
+            self.stopped(stopped).await;
+        }
+    }
+
+    async fn try_take_over(&mut self) -> Step<()> {
+        let (slot, record) = (self.recorded.slot, self.recorded.machine.clone());
+        let Some(record) = record else { return Ok(()) };
+        let vmm = Arc::clone(&self.shared.vmm);
+        match self.attend(async move { vmm.adopt(record).await }).await {
+            Ok(machine) => self.machine = Some(machine),
+            Err(VmmError::Gone { .. }) => return self.process_is_gone().await,
+            Err(error) => return Err(Stopped::Failed(self.host_failed("take over its machine", &error))),
+        }
+        self.recorded.machine = None;
+        self.adopt_slot(slot).await?;
+        self.unless_ending()?;
+        self.finish_or_undo().await
+    }
+
+    async fn adopt_slot(&mut self, index: Option<u32>) -> Step<()> {
+        let index = index.ok_or_else(|| Stopped::Failed("The MicroVM lost its network.".into()))?;
+        let network = Arc::clone(&self.shared.network);
+        let slot = self.attend(async move { network.adopt(index).await }).await;
+        let slot = slot.map_err(|error| Stopped::Failed(self.host_failed("take over its network slot", &error)))?;
+        self.recorded.slot = None;
+        self.slot = Some(slot);
+        Ok(())
+    }
+
+    async fn finish_or_undo(&mut self) -> Step<()> {
+        match self.phase {
+            Phase::Running => {
+                // A resume may have been cut off before the spent suspension was removed.
+                self.drop_suspension().await?;
+                let opened = self.opening(self.is_stopped().await)?;
+                self.session = Some(self.attend_unless_ending(opened).await??);
+                self.publish();
+                Ok(())
+            }
+            Phase::Suspending => {
+                // Whatever of the suspension there is was written by a daemon that is gone: anew.
+                self.drop_suspension().await?;
+                let stopped = self.is_stopped().await;
+                let opened = self.opening(stopped)?;
+                self.session = Some(self.attend_unless_ending(opened).await??);
+                self.become_itself(None).await
+            }
+            // The resume goes on where the guest was or was about to be continued.
+            _ => {
+                self.guest_runs = !self.is_stopped().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the guest is stopped; a driver that cannot tell fails later, where it is asked to do something.
+    async fn is_stopped(&self) -> bool {
+        match &self.machine {
+            Some(machine) => !machine.is_running().await.unwrap_or(true),
+            None => true,
+        }
+    }
+
+    /// The process ended while no daemon looked: with the host, or by itself.
+    async fn process_is_gone(&mut self) -> Step<()> {
+        self.recorded.machine = None;
+        let manifest = self.shared.settings.microvm_directory(&self.id).join(MANIFEST_FILE);
+        // The manifest is written last, and goes before the guest may run again: with it the suspension is whole.
+        if self.phase == Phase::Suspending && tokio::fs::try_exists(&manifest).await.unwrap_or(false) {
+            let now = self.shared.clock.now();
+            self.suspended_at = Some(now);
+            return self.enter(Phase::Captured, Transition::to(Phase::Captured).suspended_at(Some(now))).await;
+        }
+        Err(Stopped::Failed("The MicroVM stopped while the service was down.".into()))
+    }
+}

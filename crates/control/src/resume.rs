@@ -1,0 +1,122 @@
+//! From suspended to running.
+
+use std::future::Future;
+
+use colibri_hypervisor::machine::VmmError;
+use colibri_store::{Phase, Transition};
+
+use crate::actor::Actor;
+use crate::failure::chain;
+use crate::flow::{Step, Stopped};
+use crate::hooks::Hook;
+use crate::launch::LaunchFailure;
+
+/// Why a resume did not get as far as the guest.
+enum NotContinued {
+    Stopped(Stopped),
+    /// The suspension is intact: it stays suspended.
+    StaysSuspended(String),
+}
+
+impl From<Stopped> for NotContinued {
+    fn from(stopped: Stopped) -> Self {
+        Self::Stopped(stopped)
+    }
+}
+
+impl Actor {
+    /// A suspended MicroVM is to run again: written and published.
+    pub(crate) async fn begin_resume(&mut self) {
+        self.intents.wake = false;
+        // Only an end that came in between stops it.
+        let _ = self.enter(Phase::Resuming, Transition::to(Phase::Resuming).reason(None)).await;
+    }
+
+    /// Up to the moment before the guest runs, everything can be undone.
+    pub(crate) async fn resume(&mut self) {
+        match self.try_resume().await {
+            Ok(()) => {}
+            Err(NotContinued::Stopped(stopped)) => self.stopped(stopped).await,
+            Err(NotContinued::StaysSuspended(reason)) => self.stay_suspended(reason).await,
+        }
+    }
+
+    async fn try_resume(&mut self) -> Result<(), NotContinued> {
+        self.check_memory().await?;
+        if let Err(failure) = self.start_machine(true).await {
+            return Err(self.resume_failed(&failure));
+        }
+        self.unless_ending()?;
+        // From here on the guest may have run: its suspension is void.
+        let transition = self.machine_recorded(Transition::to(Phase::Continuing));
+        Ok(self.enter(Phase::Continuing, transition).await?)
+    }
+
+    async fn check_memory(&self) -> Result<(), NotContinued> {
+        let in_use = self.shared.store.microvms_in_use().await.map_err(|error| {
+            NotContinued::StaysSuspended(self.host_failed("learn what memory is in use", &error))
+        })?;
+        // This one is counted already.
+        if in_use.running_memory_mib > self.shared.settings.max_memory_mib {
+            return Err(NotContinued::StaysSuspended(format!(
+                "No capacity: the MicroVM's {} MiB do not fit into this host's memory.",
+                self.memory_mib
+            )));
+        }
+        Ok(())
+    }
+
+    fn resume_failed(&self, failure: &LaunchFailure) -> NotContinued {
+        tracing::warn!(microvm_id = %self.id, error = %chain(failure), "could not resume");
+        if failure.is_final() {
+            return Stopped::Failed("The MicroVM's suspended state cannot be used.".into()).into();
+        }
+        NotContinued::StaysSuspended(failure.for_owner().into())
+    }
+
+    async fn stay_suspended(&mut self, reason: String) {
+        self.let_go().await;
+        self.intents.wake = false;
+        self.fail(reason.clone());
+        let transition = Transition::to(Phase::Suspended).reason(Some(reason)).slot(None).machine(None);
+        // Only an end that came in between stops it.
+        let _ = self.enter(Phase::Suspended, transition).await;
+    }
+
+    /// The guest runs: it learns the time, its application is told, the suspension goes.
+    pub(crate) async fn finish_resume(&mut self) {
+        if let Err(stopped) = self.try_finish_resume().await {
+            self.stopped(stopped).await;
+        }
+    }
+
+    async fn try_finish_resume(&mut self) -> Step<()> {
+        let start = !std::mem::take(&mut self.guest_runs);
+        let opened = self.opening(start)?;
+        let dropped = self.dropping_suspension();
+        // The suspension is void since this phase was written: it goes while the guest wakes.
+        let (session, dropped) = self.attend_unless_ending(async { tokio::join!(opened, dropped) }).await?;
+        self.session = Some(session?);
+        dropped.map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))?;
+        self.become_itself(Some(Hook::Resume)).await?;
+        self.suspended_at = None;
+        self.enter(Phase::Running, Transition::to(Phase::Running).reason(None).suspended_at(None)).await
+    }
+
+    fn dropping_suspension(&self) -> impl Future<Output = Result<(), VmmError>> + use<> {
+        let machine = self.machine.clone();
+        async move {
+            match machine {
+                Some(machine) => machine.forget_suspension().await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Removes what is left of a suspension that was continued: a later one must not be taken for it.
+    pub(crate) async fn drop_suspension(&mut self) -> Step<()> {
+        let dropping = self.dropping_suspension();
+        let dropped = self.attend(dropping).await;
+        dropped.map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))
+    }
+}

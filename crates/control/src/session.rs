@@ -1,0 +1,219 @@
+//! An open control session with a guest: calls, its application's exit, and its output, which a task
+//! of its own carries to the log so that a slow log never holds an answer back.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use colibri_guest_protocol::client::{ClientError, GuestClient, GuestEvent};
+use colibri_guest_protocol::message::{ApplicationExit, Event, HookCall, HookOutcome, Identity, Stop};
+use colibri_hypervisor::machine::VmmError;
+use colibri_hypervisor::{ControlStream, Machine};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::actor::{Actor, process_reason};
+use crate::flow::{Step, Stopped};
+use crate::output::Output;
+
+/// Events that wait for the log; the guest is held back beyond that.
+const EVENTS: usize = 64;
+/// What an answer may take beyond what was asked for; a loaded host under emulation is slow.
+const SLACK: Duration = Duration::from_secs(5);
+/// Bound of the agent's own work on an identity.
+const IDENTITY_BOUND: Duration = Duration::from_secs(15);
+/// Pause before a lost session is opened again: the process may be ending, or the guest playing games.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
+/// Bound of closing a session: two aborted tasks drop a stream.
+const CLOSE_BOUND: Duration = Duration::from_secs(5);
+
+/// Why no session could be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionFailure {
+    #[error("could not open the control channel or run the guest")]
+    Machine(#[from] VmmError),
+    #[error("the guest's agent did not take up the session")]
+    Client(#[from] ClientError),
+}
+
+/// What a session has told unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Exited(i32),
+    Lost,
+}
+
+/// The agent, as the flows speak to it.
+pub(crate) struct Client {
+    guest: GuestClient,
+}
+
+impl Client {
+    pub(crate) async fn assume_identity(&self, identity: Identity) -> Result<(), ClientError> {
+        self.guest.assume_identity(identity, IDENTITY_BOUND).await
+    }
+
+    /// How a hook ended; an agent that does not answer counts as a hook that does not.
+    pub(crate) async fn call_hook(&self, call: HookCall) -> HookOutcome {
+        self.guest.call_hook(call, SLACK).await.unwrap_or_else(|error| match error {
+            ClientError::TimedOut { .. } => HookOutcome::TimedOut,
+            other => HookOutcome::Broken { reason: other.to_string() },
+        })
+    }
+
+    pub(crate) async fn stop(&self, grace: Duration) -> Result<(), ClientError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.guest.stop(Stop { grace_ms }, SLACK).await
+    }
+}
+
+/// An open session.
+pub(crate) struct Session {
+    client: Arc<Client>,
+    heard: watch::Receiver<Heard>,
+    /// Cancelled when the stream is gone.
+    stream_gone: CancellationToken,
+    _listener: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    /// Opens the session, letting the guest run first where it does not yet (`start`).
+    pub(crate) async fn open(
+        machine: Arc<dyn Machine>,
+        start: bool,
+        output: Output,
+        bound: Duration,
+    ) -> Result<Self, SessionFailure> {
+        // The channel is there before the guest runs: its agent finds the session waiting.
+        let stream = machine.control().await?;
+        if start {
+            machine.resume().await?;
+        }
+        let stream_gone = CancellationToken::new();
+        let stream = Tracked { stream, _gone: stream_gone.clone().drop_guard() };
+        let (events, unasked) = mpsc::channel(EVENTS);
+        let guest = GuestClient::connect(stream, events, bound).await?;
+        let exit = guest.hello().application_exit.map_or(Heard::Nothing, |exit| Heard::Exited(exit.code));
+        let (tell, heard) = watch::channel(exit);
+        let listener = AbortOnDropHandle::new(tokio::spawn(listen(unasked, tell, output)));
+        Ok(Self { client: Arc::new(Client { guest }), heard, stream_gone, _listener: listener })
+    }
+
+    pub(crate) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+
+    /// The application's exit code, if it is known to have ended.
+    pub(crate) fn exit_seen(&self) -> Option<i32> {
+        match *self.heard.borrow() {
+            Heard::Exited(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Returns the application's exit code when it ends, nothing when the session is lost.
+    pub(crate) async fn application_exit(&mut self) -> Option<i32> {
+        match self.heard.wait_for(|heard| *heard != Heard::Nothing).await.map(|heard| *heard) {
+            Ok(Heard::Exited(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Closes the session; the stream is gone when this returns.
+    async fn close(self) {
+        let gone = self.stream_gone.clone();
+        drop(self);
+        if timeout(CLOSE_BOUND, gone.cancelled()).await.is_err() {
+            tracing::warn!("a control session did not close in time");
+        }
+    }
+}
+
+impl Actor {
+    pub(crate) fn client(&self) -> Step<Arc<Client>> {
+        let session = self.session.as_ref().map(Session::client);
+        session.ok_or_else(|| Stopped::Failed("The MicroVM's guest did not answer.".into()))
+    }
+
+    pub(crate) async fn close_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.attend(session.close()).await;
+        }
+    }
+
+    /// The session of a running MicroVM broke: another is had, or the MicroVM ends.
+    pub(crate) async fn reopen_session(&mut self) {
+        if let Err(stopped) = self.try_reopen_session().await {
+            self.stopped(stopped).await;
+        }
+    }
+
+    async fn try_reopen_session(&mut self) -> Step<()> {
+        self.close_session().await;
+        if let Some(machine) = self.machine.clone()
+            && let Ok(cause) = self.attend(timeout(LOSS_PAUSE, async move { machine.exited().await })).await
+        {
+            return Err(Stopped::Failed(process_reason(&cause)));
+        }
+        let opened = self.opening(false)?;
+        self.session = Some(self.attend_unless_ending(opened).await??);
+        Ok(())
+    }
+}
+
+async fn listen(mut unasked: mpsc::Receiver<GuestEvent>, tell: watch::Sender<Heard>, mut output: Output) {
+    while let Some(event) = unasked.recv().await {
+        match event {
+            GuestEvent::Stdout(bytes) | GuestEvent::Stderr(bytes) => output.write(&bytes).await,
+            GuestEvent::Event(Event::ApplicationExited(ApplicationExit { code })) => {
+                output.flush().await;
+                tell.send_replace(Heard::Exited(code));
+            }
+            GuestEvent::Event(Event::OutputDropped { bytes }) => output.note_dropped(bytes).await,
+            GuestEvent::Disconnected(reason) => {
+                tracing::debug!(reason, "a control session ended");
+                break;
+            }
+        }
+    }
+    output.flush().await;
+    tell.send_if_modified(|heard| {
+        let listening = *heard == Heard::Nothing;
+        if listening {
+            *heard = Heard::Lost;
+        }
+        listening
+    });
+}
+
+/// A control stream whose end can be waited for.
+struct Tracked {
+    stream: Box<dyn ControlStream>,
+    _gone: DropGuard,
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,127 @@
+//! What the control plane's owner may choose, with the defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use colibri_wire::id::place::Place;
+use colibri_wire::page::PageKey;
+
+/// What is given out as a MicroVM's endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointForm {
+    /// The label under this domain, with its port where that is not 443: `microvm.localhost:8443`.
+    UnderDomain(String),
+    /// This address for all of them: requests are told apart by their token.
+    Plain(String),
+}
+
+/// What is done with an explicit request for `ARM_64` on a host of another architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Arm64Requests {
+    /// Refused, naming this setting.
+    #[default]
+    Refuse,
+    /// Built for the host's own architecture, which the build record says.
+    Native,
+}
+
+/// The choices.
+#[derive(Clone)]
+pub struct Settings {
+    /// Region and account.
+    pub place: Place,
+    /// Directory of all data; MicroVMs and bases live below it.
+    pub data_directory: PathBuf,
+    /// What is given out as endpoint.
+    pub endpoint: EndpointForm,
+    /// Key of the tokens that continue a list.
+    pub page_key: PageKey,
+    /// What an explicit `ARM_64` means here.
+    pub arm64_requests: Arm64Requests,
+    /// Most MicroVMs with a process at a time (suspended ones have none).
+    pub max_running: u32,
+    /// Most baseline memory of those, MiB.
+    pub max_memory_mib: u64,
+    /// Most images.
+    pub max_images: usize,
+    /// Most versions of an image.
+    pub max_versions: usize,
+    /// Builds at a time.
+    pub concurrent_builds: usize,
+    /// Most builds that run or wait.
+    pub max_builds: usize,
+    /// Bound of one build, all stages together.
+    pub build_bound: Duration,
+    /// How long ended MicroVMs stay readable, and how long client tokens are honoured.
+    pub retention: Duration,
+    /// Bound of opening a control session with a guest, under emulation on a loaded host too.
+    pub session_bound: Duration,
+    /// Time between an application's stop signal and its kill.
+    pub stop_grace: Duration,
+    /// Most requests that wait for one MicroVM to become ready.
+    pub max_waiting: usize,
+    /// Bound of that wait.
+    pub ready_bound: Duration,
+}
+
+impl Settings {
+    /// The defaults for a place, a data directory and an endpoint form.
+    #[must_use]
+    pub fn new(place: Place, data_directory: PathBuf, endpoint: EndpointForm, page_key: PageKey) -> Self {
+        Self {
+            place,
+            data_directory,
+            endpoint,
+            page_key,
+            arm64_requests: Arm64Requests::default(),
+            max_running: 1000,
+            // A guest takes what it touches, not its baseline: the service itself lets an account burst to
+            // four times its memory quota (specification, section 19).
+            max_memory_mib: host_memory_mib().map_or(u64::MAX, |mib| mib * 4),
+            max_images: 1000,
+            max_versions: 500,
+            concurrent_builds: 2,
+            max_builds: 32,
+            build_bound: Duration::from_secs(2 * 3600),
+            retention: Duration::from_secs(24 * 3600),
+            session_bound: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(1),
+            max_waiting: 1024,
+            ready_bound: Duration::from_secs(60),
+        }
+    }
+
+    /// Directory of a MicroVM's files.
+    #[must_use]
+    pub fn microvm_directory(&self, id: &str) -> PathBuf {
+        self.microvms().join(id)
+    }
+
+    /// Directory of a build's base.
+    #[must_use]
+    pub fn base_directory(&self, image: &str, version: u32, build: &str) -> PathBuf {
+        self.images().join(image).join(format!("{version}.0")).join(build)
+    }
+
+    pub(crate) fn microvms(&self) -> PathBuf {
+        self.data_directory.join("microvms")
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.data_directory.join("images")
+    }
+
+    pub(crate) fn endpoint_of(&self, label: &str) -> String {
+        match &self.endpoint {
+            EndpointForm::UnderDomain(domain) => format!("{label}.{domain}"),
+            EndpointForm::Plain(address) => address.clone(),
+        }
+    }
+}
+
+/// Memory of this host, MiB (`MemTotal` of proc(5)).
+fn host_memory_mib() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}

@@ -1,0 +1,126 @@
+//! From running to suspended, and back where traffic comes in between or the disk is full.
+
+use std::sync::Arc;
+
+use colibri_hypervisor::machine::VmmError;
+use colibri_store::{Phase, Transition};
+
+use crate::actor::Actor;
+use crate::failure::chain;
+use crate::flow::{Step, Stopped};
+use crate::hooks::Hook;
+use crate::launch::{kill, release};
+
+impl Actor {
+    /// A running MicroVM is to be suspended: written and published.
+    pub(crate) async fn begin_suspend(&mut self) {
+        self.forget_wakes().await;
+        // Only an end that came in between stops it.
+        let _ = self.enter(Phase::Suspending, Transition::to(Phase::Suspending).reason(None)).await;
+    }
+
+    pub(crate) async fn suspend(&mut self) {
+        if let Err(stopped) = self.try_suspend().await {
+            self.stopped(stopped).await;
+        }
+    }
+
+    async fn try_suspend(&mut self) -> Step<()> {
+        if self.intents.wake {
+            return self.run_again(None, None).await;
+        }
+        let told = self.call(Hook::Suspend).await?;
+        let back = told.then_some(Hook::Resume);
+        if self.intents.wake {
+            return self.run_again(None, back).await;
+        }
+        self.close_session().await;
+        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let suspending = Arc::clone(&machine);
+        let captured = self.attend(async move { suspending.suspend().await }).await;
+        self.unless_ending()?;
+        match captured {
+            Err(error) => self.suspend_failed(&error, back).await,
+            Ok(_) if self.intents.wake => self.cancel(back).await,
+            Ok(suspension) => {
+                tracing::info!(
+                    microvm_id = %self.id,
+                    pages = suspension.manifest.pages,
+                    stopped_micros = suspension.stopped_micros,
+                    "suspended"
+                );
+                let now = self.shared.clock.now();
+                self.suspended_at = Some(now);
+                self.enter(Phase::Captured, Transition::to(Phase::Captured).suspended_at(Some(now))).await
+            }
+        }
+    }
+
+    /// The driver could not write the suspension: the guest is running again, and so is the MicroVM.
+    async fn suspend_failed(&mut self, error: &VmmError, back: Option<Hook>) -> Step<()> {
+        tracing::warn!(microvm_id = %self.id, error = %chain(error), "could not suspend; it keeps running");
+        let reason = match error {
+            VmmError::Ended { .. } | VmmError::Gone { .. } => {
+                return Err(Stopped::Failed("The MicroVM stopped unexpectedly.".into()));
+            }
+            VmmError::StorageFull { .. } => "The MicroVM could not be suspended: no space left. It keeps running.",
+            _ => "The MicroVM could not be suspended. It keeps running.",
+        };
+        let opened = self.opening(false)?;
+        self.session = Some(self.attend_unless_ending(opened).await??);
+        self.run_again(Some(reason.into()), back).await
+    }
+
+    /// Traffic came while the guest was captured: the suspension is dropped and the guest goes on.
+    async fn cancel(&mut self, back: Option<Hook>) -> Step<()> {
+        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let dropped = self.attend(async move { machine.forget_suspension().await }).await;
+        dropped.map_err(|error| Stopped::Failed(self.host_failed("drop a cancelled suspension", &error)))?;
+        let opened = self.opening(true)?;
+        self.session = Some(self.attend_unless_ending(opened).await??);
+        self.run_again(None, back).await
+    }
+
+    /// A MicroVM whose suspension was given up runs again; its clock is put right, and its application is told
+    /// where it had been told of the suspension.
+    async fn run_again(&mut self, reason: Option<String>, back: Option<Hook>) -> Step<()> {
+        self.intents.wake = false;
+        self.become_itself(back).await?;
+        self.enter(Phase::Running, Transition::to(Phase::Running).reason(reason)).await
+    }
+
+    /// A captured MicroVM lets go of its process and its slot.
+    pub(crate) async fn put_away(&mut self) {
+        self.let_go().await;
+        let transition = Transition::to(Phase::Suspended).slot(None).machine(None);
+        // Only an end that came in between stops it.
+        let _ = self.enter(Phase::Suspended, transition).await;
+    }
+
+    /// Ends the process and gives the slot back, however long it takes.
+    pub(crate) async fn let_go(&mut self) {
+        self.close_session().await;
+        if let Some(machine) = self.machine.take() {
+            self.persevere("end its machine", || kill(&machine)).await;
+        }
+        if let Some(record) = self.recorded.machine.take() {
+            let vmm = Arc::clone(&self.shared.vmm);
+            self.persevere("end its machine", || vmm.discard(&record)).await;
+        }
+        if let Some(index) = self.recorded.slot.take() {
+            // One that cannot be had is gone; the next daemon sweeps what this is wrong about.
+            self.slot = self.shared.network.adopt(index).await.ok();
+        }
+        if let Some(slot) = self.slot.take() {
+            self.persevere("release its network slot", || release(&slot)).await;
+        }
+    }
+
+    /// Calls a hook and waits for it; true when it is enabled.
+    async fn call(&mut self, hook: Hook) -> Step<bool> {
+        let Some((hook, call)) = self.hook_call(hook) else { return Ok(false) };
+        let client = self.client()?;
+        let outcome = self.attend_unless_ending(async move { client.call_hook(call).await }).await?;
+        hook.failure(&outcome).map_or(Ok(true), |reason| Err(self.unless_exited(reason)))
+    }
+}
