@@ -295,6 +295,7 @@ mod tests {
     fn refusal(request: &Parts) -> String {
         admit(request, "us-east-1")
             .unwrap_err()
+            .error
             .code()
             .as_str()
             .to_owned()
