@@ -29,7 +29,8 @@ const FREE_BYTES: u64 = 64 * 1024 * 1024;
 impl ArchiveLimits {
     /// The bound on unpacked bytes for an artifact of `packed` bytes.
     fn bytes_for(&self, packed: u64) -> u64 {
-        self.unpacked_bytes.min(packed.saturating_mul(self.ratio).saturating_add(FREE_BYTES))
+        self.unpacked_bytes
+            .min(packed.saturating_mul(self.ratio).saturating_add(FREE_BYTES))
     }
 }
 
@@ -91,7 +92,9 @@ pub(crate) enum ArchiveError {
 impl From<std::io::Error> for ArchiveError {
     fn from(source: std::io::Error) -> Self {
         match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::StorageFull,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::StorageFull
+            }
             _ => Self::Io(source),
         }
     }
@@ -116,7 +119,11 @@ impl From<ArchiveError> for BuildFailure {
 
 /// Checks the zip at `archive` and extracts it into the existing, empty `target`. Returns the bytes
 /// of its files. Blocks.
-pub(crate) fn unpack(archive: &Path, target: &Path, limits: &ArchiveLimits) -> Result<u64, ArchiveError> {
+pub(crate) fn unpack(
+    archive: &Path,
+    target: &Path,
+    limits: &ArchiveLimits,
+) -> Result<u64, ArchiveError> {
     let mut file = File::open(archive)?;
     let packed = file.metadata()?.len();
     directory_end::check_entry_count(&mut file, packed, limits.entries)?;
@@ -129,7 +136,9 @@ pub(crate) fn unpack(archive: &Path, target: &Path, limits: &ArchiveLimits) -> R
 fn not_zip(error: zip::result::ZipError) -> ArchiveError {
     match error {
         zip::result::ZipError::Io(source) if source.raw_os_error().is_some() => source.into(),
-        other => ArchiveError::NotZip { reason: shortened(&other.to_string()) },
+        other => ArchiveError::NotZip {
+            reason: shortened(&other.to_string()),
+        },
     }
 }
 

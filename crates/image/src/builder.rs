@@ -19,10 +19,15 @@ use crate::leftovers::{Leftovers, empty_directory, remove_directory};
 use crate::machines::{BuildMachine, Machines, application};
 use crate::output::{BuildLog, BuildLogs, Discarded};
 use crate::request::{
-    ArtifactError, Artifacts, BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode, ImageBuilder, Progress,
+    ArtifactError, Artifacts, BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode,
+    ImageBuilder, Progress,
 };
 use crate::settings::{BuilderSettings, GuestAssets, GuestFiles};
 use crate::storage::ContainerStorage;
+
+/// File in a base's directory with the [`colibri_guest_protocol::message::ApplicationSpec`] of its
+/// application, as JSON. It holds the image version's environment variables: as secret as the base.
+pub const APPLICATION_FILE: &str = "application.json";
 
 /// Builds images with `buildah`, `mkfs.ext4` and real machines. Needs root. Cheap to clone.
 #[derive(Clone)]
@@ -52,19 +57,34 @@ impl ContainerImageBuilder {
         logs: Arc<dyn BuildLogs>,
     ) -> Self {
         let storage = ContainerStorage::new(&settings);
-        Self { parts: Arc::new(Parts { settings, storage, vmm, network, artifacts, guest, logs }) }
+        Self {
+            parts: Arc::new(Parts {
+                settings,
+                storage,
+                vmm,
+                network,
+                artifacts,
+                guest,
+                logs,
+            }),
+        }
     }
 }
 
 #[async_trait]
 impl ImageBuilder for ContainerImageBuilder {
-    async fn build(&self, request: BuildRequest, progress: Arc<dyn Progress>) -> Result<BuiltImage, BuildFailure> {
+    async fn build(
+        &self,
+        request: BuildRequest,
+        progress: Arc<dyn Progress>,
+    ) -> Result<BuiltImage, BuildFailure> {
         let cancel = CancellationToken::new();
         // Dropping this future cancels the task, which then cleans up on its own time.
         let _cancel_when_dropped = cancel.clone().drop_guard();
         let parts = Arc::clone(&self.parts);
         let task = tokio::spawn(async move { parts.build(&request, progress, &cancel).await });
-        task.await.unwrap_or_else(|error| Err(BuildFailure::internal("finish the build", &error)))
+        task.await
+            .unwrap_or_else(|error| Err(BuildFailure::internal("finish the build", &error)))
     }
 
     async fn sweep(&self) {
@@ -80,7 +100,10 @@ impl ImageBuilder for ContainerImageBuilder {
         }
         if let Err(error) = parts.storage.sweep(scratch).await {
             let error = with_sources(&error);
-            tracing::warn!(error, "could not remove the containers of interrupted builds");
+            tracing::warn!(
+                error,
+                "could not remove the containers of interrupted builds"
+            );
         }
         empty_directory(scratch.clone()).await;
     }
@@ -119,10 +142,20 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<BuiltImage, BuildFailure> {
         let leftovers = Leftovers::new(Arc::clone(&progress));
-        let work = self.settings.work_directory.join(work_name(&request.build_id)?);
+        let work = self
+            .settings
+            .work_directory
+            .join(work_name(&request.build_id)?);
         let streams = self.streams(request);
         let log = Arc::clone(&streams.container);
-        let build = Build { parts: self, request, progress: &progress, leftovers: &leftovers, work: &work, streams };
+        let build = Build {
+            parts: self,
+            request,
+            progress: &progress,
+            leftovers: &leftovers,
+            work: &work,
+            streams,
+        };
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(BuildFailure::internal("finish the build", &"it was cancelled")),
@@ -132,9 +165,9 @@ impl Parts {
         self.remove_containers(request, &work).await;
         remove_directory(work).await;
         match &outcome {
-            Ok(_) => log.line("the image version is ready"),
+            Ok(_) => log.append("the image version is ready"),
             Err(failure) => {
-                log.line(&format!("the build failed: {failure}"));
+                log.append(&format!("the build failed: {failure}"));
                 empty_directory(request.directory.clone()).await;
             }
         }
@@ -162,7 +195,13 @@ impl Parts {
             };
         };
         let is_default = stream.contains(&format!("[{}]", request.image_version));
-        let name = |suffix: &str| if is_default { format!("{stream}-{suffix}") } else { stream.clone() };
+        let name = |suffix: &str| {
+            if is_default {
+                format!("{stream}-{suffix}")
+            } else {
+                stream.clone()
+            }
+        };
         let open = |name: &str| self.logs.open(&request.log_group, name);
         Streams {
             container: open(stream),
@@ -183,16 +222,23 @@ impl Build<'_> {
         let machine = self.boot(files, &disk).await?;
         self.ready(&machine, &disk).await?;
         let manifest = self.snapshot(machine).await?;
+        self.describe_application(&disk).await?;
         self.validate().await?;
-        Ok(BuiltImage { manifest, code_bytes })
+        Ok(BuiltImage {
+            manifest,
+            code_bytes,
+        })
     }
 
     fn guest_files(&self) -> Result<&GuestFiles, BuildFailure> {
         let architecture = self.request.shape.architecture;
-        self.parts.guest.of_architecture(architecture).ok_or_else(|| {
-            let reason = format!("no guest kernel for {architecture:?} is installed");
-            BuildFailure::internal("start machines of the image's architecture", &reason)
-        })
+        self.parts
+            .guest
+            .of_architecture(architecture)
+            .ok_or_else(|| {
+                let reason = format!("no guest kernel for {architecture:?} is installed");
+                BuildFailure::internal("start machines of the image's architecture", &reason)
+            })
     }
 
     async fn artifact(&self) -> Result<PathBuf, BuildFailure> {
@@ -205,7 +251,11 @@ impl Build<'_> {
         made.map_err(|error| BuildFailure::io("make the build's directory", &error))?;
         let archive = self.work.join("artifact.zip");
         let (bucket, key) = (&self.request.bucket, &self.request.key);
-        let fetched = self.parts.artifacts.fetch(bucket, key, &archive, settings.artifact_bytes).await;
+        let fetched = self
+            .parts
+            .artifacts
+            .fetch(bucket, key, &archive, settings.artifact_bytes)
+            .await;
         let packed = fetched.map_err(|error| self.artifact_failure(&error))?;
         let limits = ArchiveLimits {
             entries: settings.archive_entries,
@@ -214,7 +264,8 @@ impl Build<'_> {
         };
         let (from, into) = (archive.clone(), context.clone());
         let unpacked = tokio::task::spawn_blocking(move || unpack(&from, &into, &limits)).await;
-        let unpacked = unpacked.map_err(|error| BuildFailure::internal("unpack the artifact", &error))??;
+        let unpacked =
+            unpacked.map_err(|error| BuildFailure::internal("unpack the artifact", &error))??;
         let _ = tokio::fs::remove_file(&archive).await;
         self.end(&stage, &format!("{packed} bytes, {unpacked} unpacked"));
         Ok(context)
@@ -233,18 +284,23 @@ impl Build<'_> {
             ),
             ArtifactError::TooLarge { length, limit } => BuildFailure::sentence(
                 FailureCode::ArchiveInvalid,
-                &format!("the code artifact {place} has {length} bytes, more than the limit of {limit}"),
+                &format!(
+                    "the code artifact {place} has {length} bytes, more than the limit of {limit}"
+                ),
             ),
             ArtifactError::Io(error) => BuildFailure::io("copy the code artifact", error),
         }
     }
 
     async fn container(&self, context: &Path) -> Result<(), BuildFailure> {
-        let stage = self.begin(BuildStage::Container, 2, "container image").await;
+        let stage = self
+            .begin(BuildStage::Container, 2, "container image")
+            .await;
         let slot = self.machines().slot().await?;
         let attached = slot.attach().await;
-        let attached = attached
-            .map_err(|error| BuildFailure::internal("give the container build a network", &with_sources(&error)))?;
+        let attached = attached.map_err(|error| {
+            BuildFailure::internal("give the container build a network", &with_sources(&error))
+        })?;
         let build = ContainerBuild {
             settings: &self.parts.settings,
             storage: &self.parts.storage,
@@ -252,7 +308,10 @@ impl Build<'_> {
             work: self.work,
             context,
             namespace: attached.map(|(_tap, namespace)| namespace),
-            disk_bytes: self.request.disk_bytes.saturating_mul(self.parts.settings.container_disk_multiple),
+            disk_bytes: self
+                .request
+                .disk_bytes
+                .saturating_mul(self.parts.settings.container_disk_multiple),
             log: &*self.streams.container,
         };
         let in_use = self.parts.storage.in_use().await;
@@ -279,21 +338,37 @@ impl Build<'_> {
         self.progress.code_size(contents.bytes).await;
         let config = build.config().await?;
         let path = build.make(&mounted, contents).await?;
-        self.end(&stage, &format!("{} bytes in {} files", contents.bytes, contents.inodes));
+        self.end(
+            &stage,
+            &format!("{} bytes in {} files", contents.bytes, contents.inodes),
+        );
         Ok((RootDisk { path, config }, contents.bytes))
     }
 
     /// The image is on the disk: what it was made from is not needed while the machine boots.
     async fn release_container(&self) {
-        self.parts.storage.remove_build(&self.request.build_id, &self.work.join("tmp")).await;
+        self.parts
+            .storage
+            .remove_build(&self.request.build_id, &self.work.join("tmp"))
+            .await;
     }
 
-    async fn boot(&self, files: &GuestFiles, disk: &RootDisk) -> Result<BuildMachine, BuildFailure> {
+    async fn boot(
+        &self,
+        files: &GuestFiles,
+        disk: &RootDisk,
+    ) -> Result<BuildMachine, BuildFailure> {
         let stage = self.begin(BuildStage::Boot, 4, "boot").await;
         let log = Arc::clone(&self.streams.snapshot);
         let machine = self.machines().boot(files, disk.path.clone(), log).await?;
-        machine.guest.start_application(application(&disk.config, self.request)).await?;
-        self.end(&stage, &format!("kernel {}, application started", files.kernel_version));
+        machine
+            .guest
+            .start_application(application(&disk.config, self.request))
+            .await?;
+        self.end(
+            &stage,
+            &format!("kernel {}, application started", files.kernel_version),
+        );
         Ok(machine)
     }
 
@@ -317,14 +392,30 @@ impl Build<'_> {
     async fn snapshot(&self, machine: BuildMachine) -> Result<BaseManifest, BuildFailure> {
         let stage = self.begin(BuildStage::Snapshot, 6, "snapshot").await;
         let manifest = self.machines().freeze(machine).await?;
-        let outcome = format!("memory {} bytes, disk {} bytes", manifest.memory.stored, manifest.disk.stored);
+        let outcome = format!(
+            "memory {} bytes, disk {} bytes",
+            manifest.memory.stored, manifest.disk.stored
+        );
         self.end(&stage, &outcome);
         Ok(manifest)
     }
 
+    /// Leaves what the machine was told to start beside the base, for whoever boots the image without
+    /// its snapshot.
+    async fn describe_application(&self, disk: &RootDisk) -> Result<(), BuildFailure> {
+        let description = serde_json::to_vec_pretty(&application(&disk.config, self.request));
+        let description = description
+            .map_err(|error| BuildFailure::internal("describe the application", &error))?;
+        let path = self.request.directory.join(APPLICATION_FILE);
+        let written = tokio::fs::write(path, description).await;
+        written.map_err(|error| BuildFailure::io("describe the application", &error))
+    }
+
     async fn validate(&self) -> Result<(), BuildFailure> {
         let hooks = self.request.hooks;
-        let (Some(bound), Some(port)) = (hooks.validate, hooks.port) else { return Ok(()) };
+        let (Some(bound), Some(port)) = (hooks.validate, hooks.port) else {
+            return Ok(());
+        };
         let stage = self.begin(BuildStage::Validate, 7, "validate").await;
         let log = Arc::clone(&self.streams.validation);
         let clone = self.machines().clone_of_base(log).await?;
@@ -348,23 +439,44 @@ impl Build<'_> {
 
     async fn begin(&self, stage: BuildStage, number: u8, name: &'static str) -> Stage {
         self.progress.stage(stage).await;
-        self.streams.container.line(&format!("stage {number} of 7: {name}"));
-        Stage { number, name, since: Instant::now() }
+        self.streams
+            .container
+            .append(&format!("stage {number} of 7: {name}"));
+        Stage {
+            number,
+            name,
+            since: Instant::now(),
+        }
     }
 
     fn end(&self, stage: &Stage, outcome: &str) {
         let seconds = stage.since.elapsed().as_secs_f64();
         let (number, name) = (stage.number, stage.name);
-        self.streams.container.line(&format!("stage {number} of 7: {name}: {outcome} ({seconds:.1} s)"));
-        tracing::info!(build_id = self.request.build_id, stage = name, seconds, outcome, "build stage done");
+        self.streams.container.append(&format!(
+            "stage {number} of 7: {name}: {outcome} ({seconds:.1} s)"
+        ));
+        tracing::info!(
+            build_id = self.request.build_id,
+            stage = name,
+            seconds,
+            outcome,
+            "build stage done"
+        );
     }
 }
 
 /// A build's id as the name of its directory, its container, its cgroup: nothing but what a UUID holds.
 fn work_name(build_id: &str) -> Result<&str, BuildFailure> {
     let safe = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if build_id.is_empty() || build_id.len() > 64 || !build_id.chars().all(safe) || build_id.starts_with('-') {
-        return Err(BuildFailure::internal("name the build's directory", &format!("bad build id {build_id:?}")));
+    if build_id.is_empty()
+        || build_id.len() > 64
+        || !build_id.chars().all(safe)
+        || build_id.starts_with('-')
+    {
+        return Err(BuildFailure::internal(
+            "name the build's directory",
+            &format!("bad build id {build_id:?}"),
+        ));
     }
     Ok(build_id)
 }
@@ -372,5 +484,8 @@ fn work_name(build_id: &str) -> Result<&str, BuildFailure> {
 /// Makes a directory that only its owner may enter; one that exists is left as it is.
 fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }

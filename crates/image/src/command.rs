@@ -2,7 +2,7 @@
 //! every wait, and no process left when the caller loses interest.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -20,7 +20,14 @@ const MOST_OUTPUT: u64 = 4 * 1024 * 1024;
 
 /// Variables of the daemon that a program which fetches from registries gets: proxies and roots.
 const FETCH_VARIABLES: [&str; 8] = [
-    "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
 
 /// A program of the host that failed.
@@ -84,7 +91,10 @@ impl HostCommand {
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        Self { program: program.to_owned(), command }
+        Self {
+            program: program.to_owned(),
+            command,
+        }
     }
 
     /// Adds an argument.
@@ -107,7 +117,9 @@ impl HostCommand {
 
     /// Passes the daemon's proxies and certificate roots on.
     pub(crate) fn with_fetch_variables(mut self) -> Self {
-        let present = FETCH_VARIABLES.iter().filter_map(|key| std::env::var_os(key).map(|value| (key, value)));
+        let present = FETCH_VARIABLES
+            .iter()
+            .filter_map(|key| std::env::var_os(key).map(|value| (key, value)));
         for (key, value) in present.collect::<Vec<(_, OsString)>>() {
             self.command.env(key, value);
         }
@@ -122,32 +134,55 @@ impl HostCommand {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|source| CommandError::Start { program: program.clone(), source })?;
-        let follow = |source| CommandError::Follow { program: program.clone(), source };
+            .map_err(|source| CommandError::Start {
+                program: program.clone(),
+                source,
+            })?;
+        let follow = |source| CommandError::Follow {
+            program: program.clone(),
+            source,
+        };
         let finished = tokio::time::timeout(bound, finish(&mut child)).await;
         let Ok(finished) = finished else {
             let _ = child.kill().await;
-            return Err(CommandError::TimedOut { program, seconds: bound.as_secs() });
+            return Err(CommandError::TimedOut {
+                program,
+                seconds: bound.as_secs(),
+            });
         };
         let (status, output, errors) = finished.map_err(follow)?;
         if status.success() {
             return Ok(String::from_utf8_lossy(&output).into_owned());
         }
         let output = tail(&String::from_utf8_lossy(&errors));
-        Err(CommandError::Failed { program, status, output })
+        Err(CommandError::Failed {
+            program,
+            status,
+            output,
+        })
     }
 
     /// Starts it with both outputs in one stream.
     pub(crate) fn stream(mut self) -> Result<RunningCommand, CommandError> {
         let program = self.program;
-        let failed = |source| CommandError::Start { program: program.clone(), source };
+        let failed = |source| CommandError::Start {
+            program: program.clone(),
+            source,
+        };
         let (reader, writer) = std::io::pipe().map_err(failed)?;
-        self.command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+        self.command
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer);
         let child = self.command.spawn().map_err(failed)?;
         // The pipe's writing end lives in the command too: without this the stream would never end.
         drop(self.command);
         let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(failed)?;
-        Ok(RunningCommand { program, child, reader, splitter: LineSplitter::default() })
+        Ok(RunningCommand {
+            program,
+            child,
+            reader,
+            splitter: LineSplitter::default(),
+        })
     }
 }
 
@@ -165,7 +200,10 @@ impl RunningCommand {
     pub(crate) async fn lines(&mut self, line: impl FnMut(&str)) -> Result<bool, CommandError> {
         let mut chunk = [0; 8192];
         let count = self.reader.read(&mut chunk).await;
-        let count = count.map_err(|source| CommandError::Follow { program: self.program.clone(), source })?;
+        let count = count.map_err(|source| CommandError::Follow {
+            program: self.program.clone(),
+            source,
+        })?;
         if count == 0 {
             self.splitter.finish(line);
             return Ok(false);
@@ -177,7 +215,10 @@ impl RunningCommand {
     /// Waits for the end, after the output's.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, CommandError> {
         let status = self.child.wait().await;
-        status.map_err(|source| CommandError::Follow { program: self.program.clone(), source })
+        status.map_err(|source| CommandError::Follow {
+            program: self.program.clone(),
+            source,
+        })
     }
 
     /// Kills it; returns when it is gone.
@@ -207,11 +248,9 @@ async fn finish(child: &mut Child) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<
 
 /// The last lines of a program's output, enough for its reason.
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     lines[lines.len().saturating_sub(5)..].join("; ")
-}
-
-/// Where a program is on [`PATH`].
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    PATH.split(':').map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }

@@ -3,20 +3,23 @@
 //!
 //! `buildah` itself runs in namespaces that die with it: the slot's network, so that `ADD` and
 //! downloads reach what the guest may reach and nothing of the host; its own processes, so that
-//! killing it kills every container that it started; its own mounts. Only the base images that the
+//! killing it kills every container that it started; its own mounts, which end with it too. Only the base images that the
 //! Dockerfile names are fetched beforehand over the host's network, as a registry may be private.
 
+use std::fs::Permissions;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use colibri_guest_protocol::GATEWAY_ADDRESS;
+use rustix::process::{Resource, getrlimit};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::command::{CommandError, RunningCommand};
 use crate::disk_use;
 use crate::dockerfile;
-use crate::output::BuildLog;
+use crate::output::{BuildLog, Together};
 use crate::request::{BuildFailure, FailureCode};
 use crate::settings::BuilderSettings;
 use crate::storage::{ContainerStorage, STORAGE_TIME};
@@ -28,17 +31,23 @@ const DISK_CHECK: Duration = Duration::from_secs(5);
 const CONTAINER_IDS: u32 = 65_536;
 
 /// Processes and threads of a build's containers.
-const PROCESSES: u32 = 8192;
+const PROCESSES: u64 = 8192;
 
 /// Open files of each of a build's processes.
-const OPEN_FILES: u32 = 65_536;
+const OPEN_FILES: u64 = 65_536;
 
 /// Most output of a build that is passed on, bytes; the rest is read and dropped.
 const MOST_OUTPUT: usize = 64 * 1024 * 1024;
 
-/// Runs the rest of its arguments after putting the file `$1` in place of the resolver's
-/// configuration: `buildah` looks names up where the containers do.
-const WITH_RESOLVER: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
+/// Runs the rest of its arguments after putting the file `$1` in place of the resolver's configuration,
+/// because `buildah` is to look names up where the containers do, and the directory `$2` in the place
+/// `$3` for temporary files.
+const WITH_MOUNTS: &str =
+    r#"mount --bind "$1" /etc/resolv.conf && mount --bind "$2" "$3" && shift 3 && exec "$@""#;
+
+/// Places for temporary files that any user may pass through. The containers' own root is nobody on the
+/// host and must reach what `buildah` prepares there; the data directory lets nobody in.
+const SCRATCH_PLACES: [&str; 3] = ["/var/tmp", "/tmp", "/mnt"];
 
 /// One container build.
 pub(crate) struct ContainerBuild<'a> {
@@ -72,10 +81,14 @@ impl ContainerBuild<'_> {
 
     fn write_files(&self) -> std::io::Result<()> {
         std::fs::create_dir_all(self.scratch())?;
+        std::fs::set_permissions(self.scratch(), Permissions::from_mode(0o711))?;
         // An empty /sys: a user namespace may not mount one in a network namespace that is not its own,
         // and the host's would tell about the host. The mount point is for the cgroups.
         std::fs::create_dir_all(self.work.join("sys/fs/cgroup"))?;
-        std::fs::write(self.work.join("resolv.conf"), format!("nameserver {GATEWAY_ADDRESS}\n"))
+        std::fs::write(
+            self.work.join("resolv.conf"),
+            format!("nameserver {GATEWAY_ADDRESS}\n"),
+        )
     }
 
     fn scratch(&self) -> PathBuf {
@@ -85,24 +98,39 @@ impl ContainerBuild<'_> {
     /// Fetches the base images that are not there yet, over the host's network.
     async fn fetch_bases(&self, deadline: Instant) -> Result<(), BuildFailure> {
         let path = self.context.join("Dockerfile");
-        let length = std::fs::metadata(&path).map_err(|error| BuildFailure::io("read the Dockerfile", &error))?.len();
+        let length = std::fs::metadata(&path)
+            .map_err(|error| BuildFailure::io("read the Dockerfile", &error))?
+            .len();
         if length > dockerfile::LARGEST {
             return Err(self.failed("the Dockerfile is larger than 1 MiB"));
         }
-        let text = std::fs::read(&path).map_err(|error| BuildFailure::io("read the Dockerfile", &error))?;
+        let text = std::fs::read(&path)
+            .map_err(|error| BuildFailure::io("read the Dockerfile", &error))?;
         for image in dockerfile::base_images(&String::from_utf8_lossy(&text)) {
             if self.is_present(&image).await {
                 continue;
             }
-            self.log.line(&format!("fetching the base image {image}"));
-            let pull = self.storage.buildah(&self.scratch()).with_fetch_variables().arg("pull");
-            let pull = pull.arg("--signature-policy").arg(self.storage.policy()).args(["--quiet", "--", &image]);
-            match pull.output(deadline.saturating_duration_since(Instant::now())).await {
+            self.log.append(&format!("fetching the base image {image}"));
+            let pull = self
+                .storage
+                .buildah(&self.scratch())
+                .with_fetch_variables()
+                .arg("pull");
+            let pull = pull
+                .arg("--signature-policy")
+                .arg(self.storage.policy())
+                .args(["--quiet", "--", &image]);
+            match pull
+                .output(deadline.saturating_duration_since(Instant::now()))
+                .await
+            {
                 Ok(_) => {}
                 Err(CommandError::Failed { output, .. }) => {
                     let output = self.without_host_paths(&output);
-                    self.log.line(&output);
-                    return Err(self.failed(&format!("could not fetch the base image {image}: {output}")));
+                    self.log.append(&output);
+                    return Err(
+                        self.failed(&format!("could not fetch the base image {image}: {output}"))
+                    );
                 }
                 Err(CommandError::TimedOut { .. }) => return Err(self.out_of_time()),
                 Err(error) => return Err(internal(&error)),
@@ -112,7 +140,10 @@ impl ContainerBuild<'_> {
     }
 
     async fn is_present(&self, image: &str) -> bool {
-        let inspect = self.storage.buildah(&self.scratch()).args(["inspect", "--type", "image", "--", image]);
+        let inspect = self
+            .storage
+            .buildah(&self.scratch())
+            .args(["inspect", "--type", "image", "--", image]);
         inspect.output(STORAGE_TIME).await.is_ok()
     }
 
@@ -121,12 +152,17 @@ impl ContainerBuild<'_> {
         let ids = format!("0:{}:{CONTAINER_IDS}", settings.first_container_id);
         let network = if self.namespace.is_some() {
             // `host` is what `buildah` itself is in: the slot's namespace.
-            ["--network=host".to_owned(), format!("--dns={GATEWAY_ADDRESS}")].to_vec()
+            [
+                "--network=host".to_owned(),
+                format!("--dns={GATEWAY_ADDRESS}"),
+            ]
+            .to_vec()
         } else {
             vec!["--network=none".to_owned()]
         };
+        let place = self.scratch_place();
         self.storage
-            .wrapped_buildah(&self.wrapper(), &self.scratch())
+            .wrapped_buildah(&self.wrapper(place), place)
             .arg("build")
             .arg("--signature-policy")
             .arg(self.storage.policy())
@@ -136,14 +172,24 @@ impl ContainerBuild<'_> {
             .args(network)
             .arg("--volume")
             .arg(format!("{}:/sys:ro", self.work.join("sys").display()))
-            .args(["--http-proxy=false", "--no-hosts", "--pull=false", "--layers=false", "--force-rm", "--no-cache"])
+            .args([
+                "--http-proxy=false",
+                "--no-hosts",
+                "--pull=false",
+                "--layers=false",
+                "--force-rm",
+                "--no-cache",
+            ])
             // The OCI format has no SHELL, and buildah then ignores the instruction.
             .args(["--format", "docker"])
             .args(["--memory", &settings.container_memory_bytes.to_string()])
-            .args(["--memory-swap", &settings.container_memory_bytes.to_string()])
+            .args([
+                "--memory-swap",
+                &settings.container_memory_bytes.to_string(),
+            ])
             .args(["--cpu-shares", &settings.container_cpu_shares.to_string()])
-            .args(["--ulimit", &format!("nproc={PROCESSES}:{PROCESSES}")])
-            .args(["--ulimit", &format!("nofile={OPEN_FILES}:{OPEN_FILES}")])
+            .args(["--ulimit", &ulimit("nproc", Resource::Nproc, PROCESSES)])
+            .args(["--ulimit", &ulimit("nofile", Resource::Nofile, OPEN_FILES)])
             .args(["--cgroup-parent", &cgroup(self.build_id)])
             .args(["--tag", &ContainerStorage::image_name(self.build_id)])
             .arg("--file")
@@ -152,34 +198,80 @@ impl ContainerBuild<'_> {
             .arg(self.context)
     }
 
+    /// The first of [`SCRATCH_PLACES`] that hides none of the build's own directories.
+    fn scratch_place(&self) -> &'static Path {
+        let own = [
+            self.work,
+            self.storage.root(),
+            self.settings.run_directory.as_path(),
+        ];
+        let base = self.settings.base_storage.as_deref();
+        let hides = |place: &Path| {
+            own.into_iter()
+                .chain(base)
+                .any(|path| path.starts_with(place))
+        };
+        let places = SCRATCH_PLACES.map(Path::new);
+        places
+            .into_iter()
+            .find(|place| place.is_dir() && !hides(place))
+            .unwrap_or(places[0])
+    }
+
     /// The programs around `buildah` that give it its namespaces.
-    fn wrapper(&self) -> Vec<String> {
+    fn wrapper(&self, scratch_place: &Path) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         if let Some(namespace) = &self.namespace {
             // The descriptor stays in this process: the path goes through its own.
             words.push("nsenter".to_owned());
-            words.push(format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()));
+            words.push(format!(
+                "--net=/proc/{}/fd/{}",
+                std::process::id(),
+                namespace.as_raw_fd()
+            ));
             words.push("--".to_owned());
         }
-        let unshare =
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private", "--"];
+        let unshare = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "--",
+        ];
         words.extend(unshare.map(str::to_owned));
-        if self.namespace.is_some() {
-            words.extend(["/bin/sh", "-c", WITH_RESOLVER, "sh"].map(str::to_owned));
-            words.push(self.work.join("resolv.conf").display().to_string());
-        }
+        words.extend(["/bin/sh", "-c", WITH_MOUNTS, "sh"].map(str::to_owned));
+        let mounts = [
+            &*self.work.join("resolv.conf"),
+            &*self.scratch(),
+            scratch_place,
+        ];
+        words.extend(mounts.map(|path| path.display().to_string()));
         words
     }
 
     /// Passes the output on until the end, a bound, or a full disk.
-    async fn follow(&self, mut running: RunningCommand, deadline: Instant) -> Result<(), BuildFailure> {
+    async fn follow(
+        &self,
+        mut running: RunningCommand,
+        deadline: Instant,
+    ) -> Result<(), BuildFailure> {
         let mut ticks = interval(DISK_CHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = std::time::SystemTime::now();
-        let mut output = BuildOutput { log: self.log, work: self.work, passed: 0, reason: String::new() };
+        let mut output = BuildOutput {
+            work: self.work,
+            passed: 0,
+            reason: String::new(),
+            together: Together::default(),
+        };
         loop {
             tokio::select! {
                 more = running.lines(|line| output.line(line)) => {
+                    output.together.append_to(self.log);
                     if !more.map_err(|error| internal(&error))? {
                         break;
                     }
@@ -209,7 +301,11 @@ impl ContainerBuild<'_> {
 
     fn failed(&self, reason: &str) -> BuildFailure {
         let reason = self.without_host_paths(reason);
-        let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(" {reason}")
+        };
         BuildFailure::sentence(
             FailureCode::ContainerBuildFailed,
             &format!("The container image build failed.{reason}"),
@@ -217,7 +313,10 @@ impl ContainerBuild<'_> {
     }
 
     fn out_of_time(&self) -> BuildFailure {
-        self.failed(&format!("It took longer than {} s.", self.settings.container_time.as_secs()))
+        self.failed(&format!(
+            "It took longer than {} s.",
+            self.settings.container_time.as_secs()
+        ))
     }
 
     fn disk_full(&self) -> BuildFailure {
@@ -237,9 +336,9 @@ impl ContainerBuild<'_> {
 
 /// The build's lines on their way to the log.
 struct BuildOutput<'a> {
-    log: &'a dyn BuildLog,
     work: &'a Path,
     passed: usize,
+    together: Together,
     /// The line that says why it failed: the last `Error:` line.
     reason: String,
 }
@@ -252,11 +351,21 @@ impl BuildOutput<'_> {
         let before = self.passed;
         self.passed = before.saturating_add(line.len() + 1);
         if self.passed <= MOST_OUTPUT {
-            self.log.line(&line.replace(&*self.work.to_string_lossy(), ""));
+            self.together
+                .add(&line.replace(&*self.work.to_string_lossy(), ""));
         } else if before <= MOST_OUTPUT {
-            self.log.line("the output exceeds 64 MiB; the rest is left out");
+            self.together
+                .add("the output exceeds 64 MiB; the rest is left out");
         }
     }
+}
+
+/// A limit, no higher than the daemon's own hard one: a user namespace may not raise it.
+fn ulimit(name: &str, resource: Resource, wanted: u64) -> String {
+    let limit = getrlimit(resource)
+        .maximum
+        .map_or(wanted, |own| own.min(wanted));
+    format!("{name}={limit}:{limit}")
 }
 
 fn internal(error: &CommandError) -> BuildFailure {
@@ -285,13 +394,20 @@ pub(crate) async fn remove_cgroups(build_id: &str) {
         }
         sleep(BETWEEN).await;
     }
-    tracing::warn!(build_id, "could not remove the cgroups of a container build");
+    tracing::warn!(
+        build_id,
+        "could not remove the cgroups of a container build"
+    );
 }
 
 /// True when none is left.
 fn try_remove_cgroups(build_id: &str) -> bool {
     let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let hierarchies = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let mut gone = true;
     for hierarchy in hierarchies.chain([root.to_owned()]) {
         let group = hierarchy.join(cgroup(build_id).trim_start_matches('/'));

@@ -56,11 +56,16 @@ impl ContainerConfig {
     /// # Errors
     /// When there is nothing to start, or the stop signal is none.
     pub(crate) fn from_inspection(json: &str) -> Result<Self, BuildFailure> {
-        let inspection: Inspection = serde_json::from_str(json)
-            .map_err(|error| BuildFailure::internal("read the container image's configuration", &error))?;
+        let inspection: Inspection = serde_json::from_str(json).map_err(|error| {
+            BuildFailure::internal("read the container image's configuration", &error)
+        })?;
         let raw = inspection.image.config;
-        let arguments: Vec<String> =
-            raw.entrypoint.unwrap_or_default().into_iter().chain(raw.cmd.unwrap_or_default()).collect();
+        let arguments: Vec<String> = raw
+            .entrypoint
+            .unwrap_or_default()
+            .into_iter()
+            .chain(raw.cmd.unwrap_or_default())
+            .collect();
         if arguments.iter().all(String::is_empty) {
             return Err(BuildFailure::application(
                 "The container image has neither an ENTRYPOINT nor a CMD, so there is nothing to start; \
@@ -71,7 +76,11 @@ impl ContainerConfig {
         Ok(Self {
             arguments,
             environment: raw.env.unwrap_or_default(),
-            working_directory: if raw.working_dir.is_empty() { "/".to_owned() } else { raw.working_dir },
+            working_directory: if raw.working_dir.is_empty() {
+                "/".to_owned()
+            } else {
+                raw.working_dir
+            },
             user: raw.user,
             stop_signal: signal_number(&raw.stop_signal)?,
             exposed_ports: exposed.keys().filter_map(|port| tcp_port(port)).collect(),
@@ -81,15 +90,19 @@ impl ContainerConfig {
 
 /// `8080` or `8080/tcp`.
 fn tcp_port(text: &str) -> Option<u16> {
-    text.strip_suffix("/tcp").unwrap_or(text).parse().ok().filter(|port| *port != 0)
+    text.strip_suffix("/tcp")
+        .unwrap_or(text)
+        .parse()
+        .ok()
+        .filter(|port| *port != 0)
 }
 
 /// A `STOPSIGNAL`: a number, or a name with or without `SIG` (signal(7), x86-64 and ARM64 numbers).
 fn signal_number(text: &str) -> Result<i32, BuildFailure> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     // Real-time signals as the container sees them: `SIGRTMIN+n`, from 34 (glibc keeps the first two).
     const REAL_TIME: i32 = 34;
@@ -98,16 +111,27 @@ fn signal_number(text: &str) -> Result<i32, BuildFailure> {
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let by_name = (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(number, _)| number);
+    let by_name = (1..)
+        .zip(NAMES)
+        .find(|(_, known)| *known == name)
+        .map(|(number, _)| number);
     let real_time = || match name.strip_prefix("RTMIN")? {
         "" => Some(REAL_TIME),
-        offset => offset.strip_prefix('+')?.parse::<i32>().ok().map(|offset| REAL_TIME + offset),
+        offset => offset
+            .strip_prefix('+')?
+            .parse::<i32>()
+            .ok()
+            .map(|offset| REAL_TIME + offset),
     };
     let number = by_name.or_else(|| name.parse().ok()).or_else(real_time);
-    number.filter(|number| (1..=64).contains(number)).ok_or_else(|| {
-        let shown: String = text.chars().take(40).collect();
-        BuildFailure::application(format!("The container image's STOPSIGNAL {shown:?} is not a signal."))
-    })
+    number
+        .filter(|number| (1..=64).contains(number))
+        .ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            BuildFailure::application(format!(
+                "The container image's STOPSIGNAL {shown:?} is not a signal."
+            ))
+        })
 }
 
 #[cfg(test)]
@@ -120,20 +144,36 @@ mod tests {
             "ExposedPorts":{"8080/tcp":{},"53/udp":{}},"StopSignal":"SIGQUIT"}}}"#;
         let config = ContainerConfig::from_inspection(json).unwrap();
         assert_eq!(config.arguments, ["/run", "a"]);
-        assert_eq!((config.working_directory.as_str(), config.user.as_str()), ("/", "app"));
+        assert_eq!(
+            (config.working_directory.as_str(), config.user.as_str()),
+            ("/", "app")
+        );
         assert_eq!((config.stop_signal, config.exposed_ports), (3, vec![8080]));
     }
 
     #[test]
     fn an_image_with_nothing_to_start_is_refused_in_plain_words() {
-        let failure = ContainerConfig::from_inspection(r#"{"OCIv1":{"config":{"Entrypoint":null}}}"#).unwrap_err();
-        assert!(failure.to_string().starts_with("The container image has neither an ENTRYPOINT nor a CMD"));
+        let failure =
+            ContainerConfig::from_inspection(r#"{"OCIv1":{"config":{"Entrypoint":null}}}"#)
+                .unwrap_err();
+        assert!(
+            failure
+                .to_string()
+                .starts_with("The container image has neither an ENTRYPOINT nor a CMD")
+        );
         assert!(ContainerConfig::from_inspection(r#"{"OCIv1":{}}"#).is_err());
     }
 
     #[test]
     fn stop_signals_come_as_names_and_numbers() {
-        for (text, number) in [("", 15), ("SIGINT", 2), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("SIGSYS", 31)] {
+        for (text, number) in [
+            ("", 15),
+            ("SIGINT", 2),
+            ("term", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("SIGSYS", 31),
+        ] {
             assert_eq!(signal_number(text).unwrap(), number, "{text}");
         }
         for text in ["SIGFOO", "0", "65", "-1", "SIGRTMIN+99"] {

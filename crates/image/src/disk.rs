@@ -73,7 +73,9 @@ impl DiskBuild<'_> {
     /// Reads what the image says about running.
     pub(crate) async fn config(&self) -> Result<ContainerConfig, BuildFailure> {
         let image = ContainerStorage::image_name(self.build_id);
-        ContainerConfig::from_inspection(&self.buildah(["inspect", "--type", "image", &image]).await?)
+        ContainerConfig::from_inspection(
+            &self.buildah(["inspect", "--type", "image", &image]).await?,
+        )
     }
 
     /// Measures the mounted image and makes its file capabilities the guest's.
@@ -89,7 +91,11 @@ impl DiskBuild<'_> {
     ///
     /// # Errors
     /// `DISK_STORAGE_FULL` when it does not fit.
-    pub(crate) async fn make(&self, mounted: &Path, contents: Contents) -> Result<PathBuf, BuildFailure> {
+    pub(crate) async fn make(
+        &self,
+        mounted: &Path,
+        contents: Contents,
+    ) -> Result<PathBuf, BuildFailure> {
         if contents.block_bytes > self.disk_bytes / 100 * MOST_FILLED_PERCENT {
             return Err(self.full(contents));
         }
@@ -99,22 +105,42 @@ impl DiskBuild<'_> {
         let inodes = (self.disk_bytes / BYTES_PER_INODE).max(contents.inodes + SPARE_INODES);
         let mkfs = HostCommand::new("mkfs.ext4", &self.work.join("tmp"))
             .args(["-q", "-F", "-m", "0", "-L", "root", "-b", "4096"])
-            .args(["-N", &inodes.to_string(), "-J", &format!("size={JOURNAL_MIB}")])
+            .args([
+                "-N",
+                &inodes.to_string(),
+                "-J",
+                &format!("size={JOURNAL_MIB}"),
+            ])
             // Nothing left to initialise in the guest: that would grow every clone's overlay.
-            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"])
+            .args([
+                "-E",
+                "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+            ])
             .arg("-d")
             .arg(mounted)
             .arg(&path);
         match mkfs.output(COPY_TIME).await {
             Ok(_) => Ok(path),
-            Err(CommandError::Failed { output, .. }) if is_full(&output) => Err(self.full(contents)),
-            Err(error) => Err(BuildFailure::internal("make the root disk", &with_sources(&error))),
+            Err(CommandError::Failed { output, .. }) if is_full(&output) => {
+                Err(self.full(contents))
+            }
+            Err(error) => Err(BuildFailure::internal(
+                "make the root disk",
+                &with_sources(&error),
+            )),
         }
     }
 
     async fn buildah<const N: usize>(&self, arguments: [&str; N]) -> Result<String, BuildFailure> {
-        let output = self.storage.buildah(&self.work.join("tmp")).args(arguments).output(STORAGE_TIME).await;
-        output.map_err(|error| BuildFailure::internal("open the container image", &with_sources(&error)))
+        let output = self
+            .storage
+            .buildah(&self.work.join("tmp"))
+            .args(arguments)
+            .output(STORAGE_TIME)
+            .await;
+        output.map_err(|error| {
+            BuildFailure::internal("open the container image", &with_sources(&error))
+        })
     }
 
     fn full(&self, contents: Contents) -> BuildFailure {
@@ -130,7 +156,12 @@ impl DiskBuild<'_> {
 /// What libext2fs says when blocks or inodes run out (`EXT2_ET_BLOCK_ALLOC_FAIL`,
 /// `EXT2_ET_INODE_ALLOC_FAIL`), and what the host's disk says.
 fn is_full(output: &str) -> bool {
-    let texts = ["Could not allocate block", "Could not allocate inode", "No space left on device", "filesystem full"];
+    let texts = [
+        "Could not allocate block",
+        "Could not allocate inode",
+        "No space left on device",
+        "filesystem full",
+    ];
     texts.iter().any(|text| output.contains(text))
 }
 
@@ -140,7 +171,10 @@ fn contents(tree: &Path, first_id: u32) -> std::io::Result<Contents> {
     let mut hard_links = std::collections::HashSet::new();
     let mut failed = None;
     walk(tree, &mut |path, metadata: &Metadata| {
-        if metadata.nlink() > 1 && !metadata.is_dir() && !hard_links.insert((metadata.dev(), metadata.ino())) {
+        if metadata.nlink() > 1
+            && !metadata.is_dir()
+            && !hard_links.insert((metadata.dev(), metadata.ino()))
+        {
             return false;
         }
         contents.inodes += 1;
@@ -168,7 +202,9 @@ const CAPABILITIES: &str = "security.capability";
 /// root itself, and the capability must say so, or the guest's kernel ignores it.
 fn adopt_capabilities(path: &Path, first_id: u32) -> std::io::Result<()> {
     let mut value = [0; 32];
-    let Ok(length) = lgetxattr(path, CAPABILITIES, &mut value) else { return Ok(()) };
+    let Ok(length) = lgetxattr(path, CAPABILITIES, &mut value) else {
+        return Ok(());
+    };
     if let Some(adopted) = without_namespace(&value[..length], first_id) {
         lsetxattr(path, CAPABILITIES, &adopted, XattrFlags::REPLACE)?;
     }

@@ -15,7 +15,12 @@ pub(crate) async fn written_since(started: SystemTime, root: &Path, work: &Path)
     let (root, work) = (root.join("overlay"), work.to_owned());
     let measure = move || {
         let layers = fs::read_dir(root).into_iter().flatten().flatten();
-        let is_new = |entry: &fs::DirEntry| entry.metadata().and_then(|layer| layer.created().or_else(|_| layer.modified())).is_ok_and(|at| at >= started);
+        let is_new = |entry: &fs::DirEntry| {
+            entry
+                .metadata()
+                .and_then(|layer| layer.created().or_else(|_| layer.modified()))
+                .is_ok_and(|at| at >= started)
+        };
         // Only what was written: `merged` shows the layers below again.
         let new = layers.filter(is_new).map(|layer| layer.path().join("diff"));
         new.chain([work]).map(|tree| allocated(&tree)).sum()
@@ -25,7 +30,9 @@ pub(crate) async fn written_since(started: SystemTime, root: &Path, work: &Path)
 
 /// Bytes that a tree takes on disk, not following links or other file systems. Blocks.
 fn allocated(tree: &Path) -> u64 {
-    let Ok(root) = fs::symlink_metadata(tree) else { return 0 };
+    let Ok(root) = fs::symlink_metadata(tree) else {
+        return 0;
+    };
     let mut total = 0;
     walk(tree, &mut |_, metadata| {
         total += metadata.blocks() * STAT_BLOCK;
@@ -40,7 +47,9 @@ pub(crate) fn walk(tree: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> bool
     let mut open: Vec<PathBuf> = vec![tree.to_owned()];
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             let path = entry.path();
             if visit(&path, &metadata) && metadata.is_dir() {
                 open.push(path);

@@ -14,7 +14,12 @@ pub(crate) fn base_images(dockerfile: &str) -> Vec<String> {
     let mut bases: Vec<String> = Vec::new();
     for instruction in instructions(dockerfile) {
         let mut words = instruction.split_whitespace();
-        let named = match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
+        let named = match words
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase()
+            .as_str()
+        {
             "ARG" if stages.is_empty() => {
                 arguments.extend(words.filter_map(default_of));
                 None
@@ -22,14 +27,19 @@ pub(crate) fn base_images(dockerfile: &str) -> Vec<String> {
             "FROM" => {
                 let words: Vec<&str> = words.filter(|word| !word.starts_with("--")).collect();
                 let name = words.first().and_then(|word| substituted(word, &arguments));
-                let known = name.clone().filter(|name| !stages.contains(&name.to_ascii_lowercase()));
+                let known = name
+                    .clone()
+                    .filter(|name| !stages.contains(&name.to_ascii_lowercase()));
                 let alias = if words.len() == 3 { words[2] } else { "" };
                 stages.push(alias.to_ascii_lowercase());
                 known
             }
-            "COPY" => words.find_map(|word| word.strip_prefix("--from=")).map(str::to_owned).filter(|name| {
-                !stages.contains(&name.to_ascii_lowercase()) && name.parse::<usize>().is_err()
-            }),
+            "COPY" => words
+                .find_map(|word| word.strip_prefix("--from="))
+                .map(str::to_owned)
+                .filter(|name| {
+                    !stages.contains(&name.to_ascii_lowercase()) && name.parse::<usize>().is_err()
+                }),
             _ => None,
         };
         bases.extend(named.filter(|name| is_registry_image(name) && !bases.contains(name)));
@@ -42,7 +52,11 @@ pub(crate) fn base_images(dockerfile: &str) -> Vec<String> {
 fn instructions(dockerfile: &str) -> Vec<String> {
     let mut instructions = Vec::new();
     let mut current = String::new();
-    for line in dockerfile.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+    for line in dockerfile
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+    {
         if let Some(continued) = line.strip_suffix('\\') {
             current.push_str(continued);
             current.push(' ');
@@ -76,7 +90,9 @@ fn substituted(word: &str, arguments: &[(String, String)]) -> Option<String> {
 /// Whether a name can only mean an image of a registry or of the local storage: no transport
 /// (`oci:/path`, `docker-archive:/path`) that would read the host's files.
 fn is_registry_image(name: &str) -> bool {
-    let characters = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c));
+    let characters = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c));
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     name != "scratch" && characters && starts && !name.contains(":/") && !has_transport(name)
 }
@@ -84,9 +100,18 @@ fn is_registry_image(name: &str) -> bool {
 /// Names of the containers/image transports that take a path or a daemon.
 fn has_transport(name: &str) -> bool {
     let transports = [
-        "containers-storage", "dir", "docker-archive", "docker-daemon", "oci", "oci-archive", "ostree", "sif", "tarball",
+        "containers-storage",
+        "dir",
+        "docker-archive",
+        "docker-daemon",
+        "oci",
+        "oci-archive",
+        "ostree",
+        "sif",
+        "tarball",
     ];
-    name.split_once(':').is_some_and(|(first, _)| transports.contains(&first))
+    name.split_once(':')
+        .is_some_and(|(first, _)| transports.contains(&first))
 }
 
 #[cfg(test)]
@@ -101,7 +126,12 @@ mod tests {
             COPY --from=ghcr.io/astral-sh/uv:0.5 /uv /uv\nFROM \\\n  registry.local:5000/a/b@sha256:0011\nFROM scratch\n";
         assert_eq!(
             base_images(dockerfile),
-            ["golang:1.23", "python:3.12-slim", "ghcr.io/astral-sh/uv:0.5", "registry.local:5000/a/b@sha256:0011"]
+            [
+                "golang:1.23",
+                "python:3.12-slim",
+                "ghcr.io/astral-sh/uv:0.5",
+                "registry.local:5000/a/b@sha256:0011"
+            ]
         );
     }
 

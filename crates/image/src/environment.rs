@@ -17,7 +17,8 @@ fn injected(request: &BuildRequest) -> [(&'static str, &str); 4] {
 /// image's, the injected ones over both.
 pub(crate) fn application_environment(container: &[String], request: &BuildRequest) -> Vec<String> {
     let mut entries: Vec<(String, String)> = Vec::new();
-    let mut set = |key: &str, value: &str| match entries.iter_mut().find(|(known, _)| known == key) {
+    let mut set = |key: &str, value: &str| match entries.iter_mut().find(|(known, _)| known == key)
+    {
         Some(entry) => value.clone_into(&mut entry.1),
         None => entries.push((key.to_owned(), value.to_owned())),
     };
@@ -30,7 +31,10 @@ pub(crate) fn application_environment(container: &[String], request: &BuildReque
     for (key, value) in injected(request) {
         set(key, value);
     }
-    entries.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    entries
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -41,9 +45,15 @@ mod tests {
     #[test]
     fn the_image_version_wins_over_the_dockerfile_and_the_service_over_both() {
         let mut request = request();
-        request.environment =
-            vec![("MODE".into(), "version".into()), ("AWS_REGION".into(), "elsewhere".into())];
-        let container = ["PATH=/bin".to_owned(), "MODE=dockerfile".into(), "AWS_LAMBDA_MICROVM_IMAGE_NAME=x".into()];
+        request.environment = vec![
+            ("MODE".into(), "version".into()),
+            ("AWS_REGION".into(), "elsewhere".into()),
+        ];
+        let container = [
+            "PATH=/bin".to_owned(),
+            "MODE=dockerfile".into(),
+            "AWS_LAMBDA_MICROVM_IMAGE_NAME=x".into(),
+        ];
         assert_eq!(
             application_environment(&container, &request),
             [

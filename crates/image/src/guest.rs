@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::container::with_sources;
 use crate::hooks::HookedGuest;
-use crate::output::{BuildLog, LineSplitter};
+use crate::output::{BuildLog, LineSplitter, Together};
 use crate::request::BuildFailure;
 
 /// Bound of one attempt to open a session; a guest that still boots answers a later one.
@@ -63,20 +63,32 @@ impl Guest {
         }?;
         let (ended, exit) = watch::channel(client.hello().application_exit);
         let reader = tokio::spawn(read_events(received, log, ended));
-        Ok(Self { client, exit, reader })
+        Ok(Self {
+            client,
+            exit,
+            reader,
+        })
     }
 
     /// Makes the machine its own, with a clock, a random pool and names that no other has.
     pub(crate) async fn assume_fresh_identity(&self) -> Result<(), BuildFailure> {
-        let assumed = self.client.assume_identity(fresh_identity(), IDENTITY_TIME).await;
-        assumed.map_err(|error| BuildFailure::internal("set the build's machine up", &with_sources(&error)))
+        let assumed = self
+            .client
+            .assume_identity(fresh_identity(), IDENTITY_TIME)
+            .await;
+        assumed.map_err(|error| {
+            BuildFailure::internal("set the build's machine up", &with_sources(&error))
+        })
     }
 
     /// Starts the application.
     ///
     /// # Errors
     /// In the agent's words where the image is at fault: no such program, no such user.
-    pub(crate) async fn start_application(&self, application: ApplicationSpec) -> Result<(), BuildFailure> {
+    pub(crate) async fn start_application(
+        &self,
+        application: ApplicationSpec,
+    ) -> Result<(), BuildFailure> {
         match self.client.start_application(application, START_TIME).await {
             Ok(pid) => {
                 tracing::debug!(pid, "the application started");
@@ -84,9 +96,14 @@ impl Guest {
             }
             Err(ClientError::Failed(failure)) => {
                 let reason: String = failure.reason.chars().take(500).collect();
-                Err(BuildFailure::application(format!("The container's main process could not be started: {reason}")))
+                Err(BuildFailure::application(format!(
+                    "The container's main process could not be started: {reason}"
+                )))
             }
-            Err(error) => Err(BuildFailure::internal("start the application", &with_sources(&error))),
+            Err(error) => Err(BuildFailure::internal(
+                "start the application",
+                &with_sources(&error),
+            )),
         }
     }
 
@@ -101,12 +118,18 @@ impl Guest {
 impl HookedGuest for Guest {
     async fn call_hook(&self, call: HookCall) -> Result<HookOutcome, BuildFailure> {
         let outcome = self.client.call_hook(call, HOOK_SLACK).await;
-        outcome.map_err(|error| BuildFailure::internal("call a hook of the application", &with_sources(&error)))
+        outcome.map_err(|error| {
+            BuildFailure::internal("call a hook of the application", &with_sources(&error))
+        })
     }
 
     async fn application_exit(&self) -> ApplicationExit {
         let mut exit = self.exit.clone();
-        let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        let ended = exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|exit| *exit);
         match ended {
             Some(exit) => exit,
             // The session is over; whatever waits beside this learns that from its own call.
@@ -133,7 +156,10 @@ async fn open(
             Ok(client) => return Ok(client),
             Err(reason) if Instant::now() >= deadline => {
                 let reason = format!("no session within {} s: {reason}", bound.as_secs());
-                return Err(BuildFailure::internal("reach the agent of the build's machine", &reason));
+                return Err(BuildFailure::internal(
+                    "reach the agent of the build's machine",
+                    &reason,
+                ));
             }
             Err(reason) => tracing::debug!(reason, "the agent does not answer yet"),
         }
@@ -156,28 +182,33 @@ async fn read_events(
     exit: watch::Sender<Option<ApplicationExit>>,
 ) {
     let (mut output, mut errors) = (LineSplitter::default(), LineSplitter::default());
+    let mut together = Together::default();
     while let Some(event) = events.recv().await {
         match event {
-            GuestEvent::Stdout(bytes) => output.push(&bytes, |line| log.line(line)),
-            GuestEvent::Stderr(bytes) => errors.push(&bytes, |line| log.line(line)),
+            GuestEvent::Stdout(bytes) => output.push(&bytes, |line| together.add(line)),
+            GuestEvent::Stderr(bytes) => errors.push(&bytes, |line| together.add(line)),
             GuestEvent::Event(Event::OutputDropped { bytes }) => {
-                log.line(&format!("{bytes} bytes of output were dropped"));
+                together.add(&format!("{bytes} bytes of output were dropped"));
             }
             GuestEvent::Event(Event::ApplicationExited(how)) => {
                 exit.send_replace(Some(how));
             }
             GuestEvent::Disconnected(_) => break,
         }
+        together.append_to(&*log);
     }
-    output.finish(|line| log.line(line));
-    errors.finish(|line| log.line(line));
+    output.finish(|line| together.add(line));
+    errors.finish(|line| together.add(line));
+    together.append_to(&*log);
 }
 
 /// An identity of a build's own machine: nothing of it is meant to outlive the build.
 fn fresh_identity() -> Identity {
     let mut entropy = [0_u8; ENTROPY];
     rand::rng().fill_bytes(&mut entropy);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let id = uuid::Uuid::new_v4();
     Identity {
         microvm_id: format!("build-{id}"),
@@ -204,8 +235,11 @@ mod tests {
     struct Kept(Mutex<Vec<String>>);
 
     impl BuildLog for Kept {
-        fn line(&self, text: &str) {
-            self.0.lock().unwrap().push(text.to_owned());
+        fn append(&self, lines: &str) {
+            self.0
+                .lock()
+                .unwrap()
+                .extend(lines.lines().map(str::to_owned));
         }
     }
 
@@ -231,7 +265,13 @@ mod tests {
     #[test]
     fn no_two_machines_are_the_same() {
         let (one, other) = (fresh_identity(), fresh_identity());
-        assert!(one.machine_id.len() == 32 && one.machine_id.chars().all(|c| c.is_ascii_hexdigit()));
-        assert!(one.machine_id != other.machine_id && one.boot_id != other.boot_id && one.entropy != other.entropy);
+        assert!(
+            one.machine_id.len() == 32 && one.machine_id.chars().all(|c| c.is_ascii_hexdigit())
+        );
+        assert!(
+            one.machine_id != other.machine_id
+                && one.boot_id != other.boot_id
+                && one.entropy != other.entropy
+        );
     }
 }

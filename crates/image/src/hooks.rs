@@ -75,7 +75,11 @@ pub(crate) fn stopped(exit: ApplicationExit) -> BuildFailure {
 }
 
 fn timed_out(hook: BuildHook, bound: Duration) -> BuildFailure {
-    BuildFailure::application(format!("{} hook invocation timed out after {}", hook.name(), iso8601(bound)))
+    BuildFailure::application(format!(
+        "{} hook invocation timed out after {}",
+        hook.name(),
+        iso8601(bound)
+    ))
 }
 
 /// Without an end of its own: [`poll`] bounds it.
@@ -92,7 +96,9 @@ async fn poll_until(
             path: hook.path().to_owned(),
             body: None,
             headers: Vec::new(),
-            timeout_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).max(1),
+            timeout_ms: u64::try_from(remaining.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1),
         };
         let next = Instant::now() + POLL_INTERVAL;
         match guest.call_hook(call).await? {
@@ -112,12 +118,18 @@ fn refused(hook: BuildHook, status: u16) -> BuildFailure {
     let name = hook.name();
     BuildFailure::application(match status {
         400..=499 => {
-            format!("{name} hook check failed: the application returned a client error (HTTP 4xx) response")
+            format!(
+                "{name} hook check failed: the application returned a client error (HTTP 4xx) response"
+            )
         }
         500..=599 => {
-            format!("{name} hook check failed: the application returned a server error (HTTP 5xx) response")
+            format!(
+                "{name} hook check failed: the application returned a server error (HTTP 5xx) response"
+            )
         }
-        _ => format!("{name} hook check failed: the application returned HTTP status {status} instead of 200"),
+        _ => format!(
+            "{name} hook check failed: the application returned HTTP status {status} instead of 200"
+        ),
     })
 }
 
@@ -143,7 +155,12 @@ mod tests {
 
     fn guest(script: &[HookOutcome]) -> Scripted {
         let script = Mutex::new(script.iter().rev().cloned().collect());
-        Scripted { script, calls: Mutex::default(), exits_after: None, hangs: false }
+        Scripted {
+            script,
+            calls: Mutex::default(),
+            exits_after: None,
+            hangs: false,
+        }
     }
 
     #[async_trait]
@@ -154,7 +171,12 @@ mod tests {
                 std::future::pending::<()>().await;
             }
             let mut script = self.script.lock().unwrap();
-            Ok(if script.len() > 1 { script.pop() } else { script.last().cloned() }.unwrap())
+            Ok(if script.len() > 1 {
+                script.pop()
+            } else {
+                script.last().cloned()
+            }
+            .unwrap())
         }
 
         async fn application_exit(&self) -> ApplicationExit {
@@ -174,24 +196,60 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hook_is_asked_again_until_the_application_is_up_and_ready() {
-        let broken = HookOutcome::Broken { reason: "reset".into() };
-        let guest = guest(&[HookOutcome::Refused, broken, status(503), HookOutcome::TimedOut, status(200)]);
-        assert_eq!(poll(BuildHook::Ready, &guest, 9000, MINUTES).await.unwrap(), 5);
+        let broken = HookOutcome::Broken {
+            reason: "reset".into(),
+        };
+        let guest = guest(&[
+            HookOutcome::Refused,
+            broken,
+            status(503),
+            HookOutcome::TimedOut,
+            status(200),
+        ]);
+        assert_eq!(
+            poll(BuildHook::Ready, &guest, 9000, MINUTES).await.unwrap(),
+            5
+        );
         let calls = guest.calls.lock().unwrap();
-        assert_eq!((calls[0].port, calls[0].path.as_str()), (9000, "/aws/lambda-microvms/runtime/v1/ready"));
-        assert!(calls.iter().all(|call| call.body.is_none() && call.timeout_ms <= 300_000));
+        assert_eq!(
+            (calls[0].port, calls[0].path.as_str()),
+            (9000, "/aws/lambda-microvms/runtime/v1/ready")
+        );
+        assert!(
+            calls
+                .iter()
+                .all(|call| call.body.is_none() && call.timeout_ms <= 300_000)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn another_error_fails_at_once_in_the_services_words() {
         for (hook, answer, text) in [
-            (BuildHook::Ready, 404, "Ready hook check failed: the application returned a client error (HTTP 4xx) response"),
-            (BuildHook::Ready, 500, "Ready hook check failed: the application returned a server error (HTTP 5xx) response"),
-            (BuildHook::Validate, 504, "Validate hook check failed: the application returned a server error (HTTP 5xx) response"),
-            (BuildHook::Validate, 204, "Validate hook check failed: the application returned HTTP status 204 instead of 200"),
+            (
+                BuildHook::Ready,
+                404,
+                "Ready hook check failed: the application returned a client error (HTTP 4xx) response",
+            ),
+            (
+                BuildHook::Ready,
+                500,
+                "Ready hook check failed: the application returned a server error (HTTP 5xx) response",
+            ),
+            (
+                BuildHook::Validate,
+                504,
+                "Validate hook check failed: the application returned a server error (HTTP 5xx) response",
+            ),
+            (
+                BuildHook::Validate,
+                204,
+                "Validate hook check failed: the application returned HTTP status 204 instead of 200",
+            ),
         ] {
             let started = Instant::now();
-            let failure = poll(hook, &guest(&[status(answer)]), 9000, MINUTES).await.unwrap_err();
+            let failure = poll(hook, &guest(&[status(answer)]), 9000, MINUTES)
+                .await
+                .unwrap_err();
             assert_eq!(failure.to_string(), text);
             assert_eq!(started.elapsed(), Duration::ZERO);
         }
@@ -202,11 +260,26 @@ mod tests {
         for hangs in [false, true] {
             let mut guest = guest(&[status(503)]);
             guest.hangs = hangs;
-            let failure = poll(BuildHook::Ready, &guest, 9000, MINUTES).await.unwrap_err();
-            assert_eq!(failure.to_string(), "Ready hook invocation timed out after PT5M");
+            let failure = poll(BuildHook::Ready, &guest, 9000, MINUTES)
+                .await
+                .unwrap_err();
+            assert_eq!(
+                failure.to_string(),
+                "Ready hook invocation timed out after PT5M"
+            );
         }
-        let failure = poll(BuildHook::Validate, &guest(&[HookOutcome::Refused]), 1, MINUTES * 2).await.unwrap_err();
-        assert_eq!(failure.to_string(), "Validate hook invocation timed out after PT10M");
+        let failure = poll(
+            BuildHook::Validate,
+            &guest(&[HookOutcome::Refused]),
+            1,
+            MINUTES * 2,
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "Validate hook invocation timed out after PT10M"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,7 +287,9 @@ mod tests {
         let mut guest = guest(&[HookOutcome::Refused]);
         guest.exits_after = Some(Duration::from_secs(3));
         let started = Instant::now();
-        let failure = poll(BuildHook::Ready, &guest, 9000, MINUTES).await.unwrap_err();
+        let failure = poll(BuildHook::Ready, &guest, 9000, MINUTES)
+            .await
+            .unwrap_err();
         assert_eq!(failure.to_string(), "Container Stopped with Exit Code: 137");
         assert_eq!(started.elapsed(), Duration::from_secs(3));
     }

@@ -49,25 +49,37 @@ impl Leftovers {
 
     /// Notes a slot.
     pub(crate) fn add_slot(&self, slot: Arc<dyn Slot>) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(slot);
     }
 
     /// Notes a machine and tells of it.
     pub(crate) async fn add_machine(&self, machine: Arc<dyn Machine>, slot: u32) {
         let record = machine.record();
-        let running = RunningMachine { machine, record: record.clone() };
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+        let running = RunningMachine {
+            machine,
+            record: record.clone(),
+        };
+        self.machines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(running);
         self.progress.machine_started(&record, slot).await;
     }
 
     /// Ends every machine and gives every slot back.
     pub(crate) async fn end_machines(&self) {
-        let machines = std::mem::take(&mut *self.machines.lock().unwrap_or_else(PoisonError::into_inner));
+        let machines =
+            std::mem::take(&mut *self.machines.lock().unwrap_or_else(PoisonError::into_inner));
         for running in machines {
             match running.machine.kill().await {
                 Ok(()) => self.progress.machine_ended(&running.record).await,
                 // Not told as ended: whoever recorded it discards it later.
-                Err(error) => tracing::error!(%error, machine = running.record.id, "could not end a build's machine"),
+                Err(error) => {
+                    tracing::error!(%error, machine = running.record.id, "could not end a build's machine");
+                }
             }
         }
         let slots = std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner));

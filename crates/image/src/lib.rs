@@ -25,10 +25,10 @@ mod request;
 mod settings;
 mod storage;
 
-pub use builder::ContainerImageBuilder;
+pub use builder::{APPLICATION_FILE, ContainerImageBuilder};
 pub use output::{BuildLog, BuildLogs, Discarded, MAX_LINE};
 pub use request::{
-    ArtifactError, Artifacts, BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode, HookSettings,
-    ImageBuilder, Progress,
+    ArtifactError, Artifacts, BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode,
+    HookSettings, ImageBuilder, Progress,
 };
 pub use settings::{BuilderSettings, GuestAssets, GuestAssetsError, GuestFiles};

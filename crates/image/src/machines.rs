@@ -8,7 +8,9 @@ use std::time::Duration;
 use colibri_guest_protocol::GATEWAY_ADDRESS;
 use colibri_guest_protocol::message::ApplicationSpec;
 use colibri_hypervisor::manifest::BaseManifest;
-use colibri_hypervisor::{BootSpec, Isolation, LaunchSpec, Machine, NetworkAttachment, Vmm, machine::VmmError};
+use colibri_hypervisor::{
+    BootSpec, Isolation, LaunchSpec, Machine, NetworkAttachment, Vmm, machine::VmmError,
+};
 use colibri_network::{Egress, Network, Slot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,7 +58,12 @@ pub(crate) struct BuildMachine {
 impl Machines<'_> {
     /// A slot with the build's egress, given back at the build's end.
     pub(crate) async fn slot(&self) -> Result<Arc<dyn Slot>, BuildFailure> {
-        acquire(Arc::clone(self.network), Arc::clone(self.leftovers), self.request.egress).await
+        acquire(
+            Arc::clone(self.network),
+            Arc::clone(self.leftovers),
+            self.request.egress,
+        )
+        .await
     }
 
     /// Boots a machine on the root disk and makes it itself.
@@ -85,8 +92,13 @@ impl Machines<'_> {
                 network: attachment(&*held).await?,
                 isolation: Isolation { uid: held.uid() },
             };
-            let machine = vmm.boot(spec).await.map_err(|error| vmm_failure("start the build's machine", &error))?;
-            leftovers.add_machine(Arc::clone(&machine), held.index()).await;
+            let machine = vmm
+                .boot(spec)
+                .await
+                .map_err(|error| vmm_failure("start the build's machine", &error))?;
+            leftovers
+                .add_machine(Arc::clone(&machine), held.index())
+                .await;
             Ok(machine)
         });
         let machine = machine.await?;
@@ -94,7 +106,10 @@ impl Machines<'_> {
     }
 
     /// Starts a throw-away clone of the frozen machine.
-    pub(crate) async fn clone_of_base(&self, log: Arc<dyn BuildLog>) -> Result<BuildMachine, BuildFailure> {
+    pub(crate) async fn clone_of_base(
+        &self,
+        log: Arc<dyn BuildLog>,
+    ) -> Result<BuildMachine, BuildFailure> {
         let slot = self.slot().await?;
         let directory = self.machine_directory("clone").await?;
         let (vmm, leftovers) = (Arc::clone(self.vmm), Arc::clone(self.leftovers));
@@ -104,10 +119,19 @@ impl Machines<'_> {
         let machine = self.leftovers.step(async move {
             let network = attachment(&*held).await?;
             let isolation = Isolation { uid: held.uid() };
-            let spec = LaunchSpec { id, directory, base, resume: false, network, isolation };
+            let spec = LaunchSpec {
+                id,
+                directory,
+                base,
+                resume: false,
+                network,
+                isolation,
+            };
             let failed = |error| vmm_failure("start the machine to be validated", &error);
             let machine = vmm.launch(spec).await.map_err(failed)?;
-            leftovers.add_machine(Arc::clone(&machine), held.index()).await;
+            leftovers
+                .add_machine(Arc::clone(&machine), held.index())
+                .await;
             machine.resume().await.map_err(failed)?;
             Ok(machine)
         });
@@ -116,7 +140,10 @@ impl Machines<'_> {
     }
 
     /// Freezes the machine into the build's directory. Its process is gone afterwards.
-    pub(crate) async fn freeze(&self, build_machine: BuildMachine) -> Result<BaseManifest, BuildFailure> {
+    pub(crate) async fn freeze(
+        &self,
+        build_machine: BuildMachine,
+    ) -> Result<BaseManifest, BuildFailure> {
         let BuildMachine { machine, guest, .. } = build_machine;
         // The channel must be closed in the frozen state: a session cannot outlive its host side.
         guest.close().await;
@@ -144,7 +171,11 @@ impl Machines<'_> {
     ) -> Result<BuildMachine, BuildFailure> {
         let guest = Guest::connect(&machine, log, self.agent_time).await?;
         guest.assume_fresh_identity().await?;
-        Ok(BuildMachine { machine, slot, guest })
+        Ok(BuildMachine {
+            machine,
+            slot,
+            guest,
+        })
     }
 
     async fn machine_directory(&self, name: &str) -> Result<PathBuf, BuildFailure> {
@@ -161,7 +192,10 @@ impl BuildMachine {
     ///
     /// # Errors
     /// An application that ends meanwhile.
-    pub(crate) async fn settle(&self, config: &ContainerConfig) -> Result<Option<u16>, BuildFailure> {
+    pub(crate) async fn settle(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<Option<u16>, BuildFailure> {
         let (ports, bound) = match config.exposed_ports.as_slice() {
             [] => ([DEFAULT_PORT].as_slice(), DEFAULT_PORT_TIME),
             exposed => (exposed, EXPOSED_PORT_TIME),
@@ -207,7 +241,9 @@ async fn acquire(
     let noted = Arc::clone(&leftovers);
     let acquired = leftovers.step(async move {
         let slot = network.acquire(egress).await;
-        let slot = slot.map_err(|error| BuildFailure::internal("give the build a network", &with_sources(&error)))?;
+        let slot = slot.map_err(|error| {
+            BuildFailure::internal("give the build a network", &with_sources(&error))
+        })?;
         noted.add_slot(Arc::clone(&slot));
         Ok(slot)
     });
@@ -216,14 +252,18 @@ async fn acquire(
 
 async fn attachment(slot: &dyn Slot) -> Result<Option<NetworkAttachment>, BuildFailure> {
     let attached = slot.attach().await;
-    let attached =
-        attached.map_err(|error| BuildFailure::internal("give the build's machine a network", &with_sources(&error)))?;
+    let attached = attached.map_err(|error| {
+        BuildFailure::internal("give the build's machine a network", &with_sources(&error))
+    })?;
     Ok(attached.map(|(tap, namespace)| NetworkAttachment { tap, namespace }))
 }
 
 fn vmm_failure(attempted: &str, error: &VmmError) -> BuildFailure {
     if matches!(error, VmmError::StorageFull { .. }) {
-        return BuildFailure::sentence(FailureCode::DiskStorageFull, &format!("no space was left to {attempted}"));
+        return BuildFailure::sentence(
+            FailureCode::DiskStorageFull,
+            &format!("no space was left to {attempted}"),
+        );
     }
     BuildFailure::internal(attempted, &with_sources(error))
 }

@@ -1,6 +1,9 @@
 //! Where a build's lines go, and how bytes become lines. Not how they are stored: the log crate's.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use colibri_logs::{GroupName, LogWriter, Logs, StreamName};
 
 /// Longest line passed on, bytes; a longer one is cut into several. Bounds what a hostile build or
 /// application makes the daemon hold.
@@ -9,8 +12,8 @@ pub const MAX_LINE: usize = 16 * 1024;
 /// One log stream, open for appending. A call neither blocks for long nor fails: a log that cannot
 /// be written is the log's own affair and never fails a build.
 pub trait BuildLog: Send + Sync {
-    /// Appends a line (without its end).
-    fn line(&self, text: &str);
+    /// Appends whole lines, one or more, the last without its end.
+    fn append(&self, lines: &str);
 }
 
 /// Opens log streams.
@@ -19,17 +22,75 @@ pub trait BuildLogs: Send + Sync + 'static {
     fn open(&self, group: &str, stream: &str) -> Arc<dyn BuildLog>;
 }
 
+/// The daemon's own logs.
+impl BuildLogs for Logs {
+    fn open(&self, group: &str, stream: &str) -> Arc<dyn BuildLog> {
+        match writer(self, group, stream) {
+            Ok(writer) => Arc::new(writer),
+            Err(error) => {
+                tracing::warn!(
+                    group,
+                    stream,
+                    error,
+                    "a build goes on without its log stream"
+                );
+                Arc::new(Discarded)
+            }
+        }
+    }
+}
+
+fn writer(logs: &Logs, group: &str, stream: &str) -> Result<LogWriter, String> {
+    let group = GroupName::parse(group).map_err(|error| error.to_string())?;
+    let stream = StreamName::parse(stream).map_err(|error| error.to_string())?;
+    logs.writer(&group, &stream)
+        .map_err(|error| error.to_string())
+}
+
+/// Never waits: a log that cannot keep up loses lines and says how many.
+impl BuildLog for LogWriter {
+    fn append(&self, lines: &str) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.offer(i64::try_from(now.as_millis()).unwrap_or(i64::MAX), lines);
+    }
+}
+
 /// A log that nobody reads: logging is disabled.
 #[derive(Debug, Clone, Copy)]
 pub struct Discarded;
 
 impl BuildLog for Discarded {
-    fn line(&self, _text: &str) {}
+    fn append(&self, _lines: &str) {}
 }
 
 impl BuildLogs for Discarded {
     fn open(&self, _group: &str, _stream: &str) -> Arc<dyn BuildLog> {
         Arc::new(Self)
+    }
+}
+
+/// Lines that arrived together, appended to a log together: its queue counts appends.
+#[derive(Debug, Default)]
+pub(crate) struct Together {
+    lines: String,
+}
+
+impl Together {
+    /// Adds a line.
+    pub(crate) fn add(&mut self, line: &str) {
+        if !self.lines.is_empty() {
+            self.lines.push('\n');
+        }
+        self.lines.push_str(line);
+    }
+
+    /// Appends what was added, if anything.
+    pub(crate) fn append_to(&mut self, log: &dyn BuildLog) {
+        if !self.lines.is_empty() {
+            log.append(&std::mem::take(&mut self.lines));
+        }
     }
 }
 
@@ -84,7 +145,10 @@ mod tests {
 
     #[test]
     fn lines_are_whole_however_the_bytes_arrive() {
-        assert_eq!(lines(&[b"one\ntw", b"o\r\n\nthr", b"ee"]), ["one", "two", "", "three"]);
+        assert_eq!(
+            lines(&[b"one\ntw", b"o\r\n\nthr", b"ee"]),
+            ["one", "two", "", "three"]
+        );
     }
 
     #[test]

@@ -140,29 +140,46 @@ impl BuildFailure {
     /// A failure whose text becomes a sentence: a capital first, a full stop last.
     pub(crate) fn sentence(code: FailureCode, text: &str) -> Self {
         let mut letters = text.chars();
-        let first = letters.next().map(|letter| letter.to_uppercase().collect::<String>()).unwrap_or_default();
-        let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-        Self { code, sentence: format!("{first}{}{end}", letters.as_str()) }
+        let first = letters
+            .next()
+            .map(|letter| letter.to_uppercase().collect::<String>())
+            .unwrap_or_default();
+        let end = if text.ends_with(['.', '!', '?']) {
+            ""
+        } else {
+            "."
+        };
+        Self {
+            code,
+            sentence: format!("{first}{}{end}", letters.as_str()),
+        }
     }
 
     /// A failure in the live service's own words, passed on as they are.
     pub(crate) fn application(sentence: impl Into<String>) -> Self {
-        Self { code: FailureCode::Application, sentence: sentence.into() }
+        Self {
+            code: FailureCode::Application,
+            sentence: sentence.into(),
+        }
     }
 
     /// A failure of the platform. `attempted` completes "could not"; the cause goes to the daemon's
     /// own log, because it may hold paths of the host.
     pub(crate) fn internal(attempted: &str, cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(attempted, %cause, "an image build failed inside the platform");
-        Self::sentence(FailureCode::InternalPlatformError, &format!("the platform could not {attempted}"))
+        Self::sentence(
+            FailureCode::InternalPlatformError,
+            &format!("the platform could not {attempted}"),
+        )
     }
 
     /// As [`BuildFailure::internal`], but a full disk is named as one.
     pub(crate) fn io(attempted: &str, cause: &std::io::Error) -> Self {
         match cause.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::sentence(FailureCode::DiskStorageFull, &format!("no space was left to {attempted}"))
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::sentence(
+                FailureCode::DiskStorageFull,
+                &format!("no space was left to {attempted}"),
+            ),
             _ => Self::internal(attempted, cause),
         }
     }
@@ -192,7 +209,11 @@ pub trait ImageBuilder: Send + Sync + 'static {
     /// Carries a build through. Cancel safe: dropping the future ends every process that the build
     /// started (a machine's too) as soon as possible, and `Progress::machine_started` names those
     /// that a crash may leave.
-    async fn build(&self, request: BuildRequest, progress: Arc<dyn Progress>) -> Result<BuiltImage, BuildFailure>;
+    async fn build(
+        &self,
+        request: BuildRequest,
+        progress: Arc<dyn Progress>,
+    ) -> Result<BuiltImage, BuildFailure>;
 
     /// Removes what an earlier daemon's interrupted build left outside its directory and its
     /// machines: container images, mounts, unpacked archives.
@@ -206,7 +227,13 @@ pub trait Artifacts: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`ArtifactError`] says; the file is not there then.
-    async fn fetch(&self, bucket: &str, key: &str, into: &Path, limit: u64) -> Result<u64, ArtifactError>;
+    async fn fetch(
+        &self,
+        bucket: &str,
+        key: &str,
+        into: &Path,
+        limit: u64,
+    ) -> Result<u64, ArtifactError>;
 }
 
 /// Why an artifact could not be had.
@@ -247,7 +274,11 @@ pub(crate) mod tests {
             region: "us-east-1".into(),
             bucket: "bucket".into(),
             key: "shop.zip".into(),
-            shape: MachineShape { architecture: Architecture::X86_64, vcpus: 1, memory_mib: 512 },
+            shape: MachineShape {
+                architecture: Architecture::X86_64,
+                vcpus: 1,
+                memory_mib: 512,
+            },
             disk_bytes: 1 << 30,
             environment: Vec::new(),
             all_capabilities: false,

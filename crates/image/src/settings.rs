@@ -76,8 +76,15 @@ impl BuilderSettings {
 /// `runc`, or `crun` where there is no `runc`: crun 1.8 refuses hosts that mount both cgroup versions.
 fn default_runtime() -> PathBuf {
     let directories = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-    let find = |name: &str| directories.iter().map(|d| Path::new(d).join(name)).find(|path| path.is_file());
-    find("runc").or_else(|| find("crun")).unwrap_or_else(|| PathBuf::from("runc"))
+    let find = |name: &str| {
+        directories
+            .iter()
+            .map(|d| Path::new(d).join(name))
+            .find(|path| path.is_file())
+    };
+    find("runc")
+        .or_else(|| find("crun"))
+        .unwrap_or_else(|| PathBuf::from("runc"))
 }
 
 /// Kernel and initramfs of one architecture's guests.
@@ -151,7 +158,10 @@ impl GuestAssets {
     /// When one is there but cannot be used.
     pub fn load(directory: &Path) -> Result<Self, GuestAssetsError> {
         let mut files = Vec::new();
-        for (name, architecture) in [("x86_64", Architecture::X86_64), ("aarch64", Architecture::Aarch64)] {
+        for (name, architecture) in [
+            ("x86_64", Architecture::X86_64),
+            ("aarch64", Architecture::Aarch64),
+        ] {
             let folder = directory.join(name);
             if folder.join("guest.json").exists() {
                 files.push(load_files(&folder, architecture)?);
@@ -169,16 +179,23 @@ impl GuestAssets {
     /// The files of an architecture, where they are installed.
     #[must_use]
     pub fn of_architecture(&self, architecture: Architecture) -> Option<&GuestFiles> {
-        self.files.iter().find(|files| files.architecture == architecture)
+        self.files
+            .iter()
+            .find(|files| files.architecture == architecture)
     }
 }
 
 fn load_files(folder: &Path, architecture: Architecture) -> Result<GuestFiles, GuestAssetsError> {
     let path = folder.join("guest.json");
-    let text = std::fs::read(&path)
-        .map_err(|source| GuestAssetsError::Unreadable { path: path.clone(), source })?;
-    let description: GuestDescription = serde_json::from_slice(&text)
-        .map_err(|source| GuestAssetsError::Malformed { path: path.clone(), source })?;
+    let text = std::fs::read(&path).map_err(|source| GuestAssetsError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
+    let description: GuestDescription =
+        serde_json::from_slice(&text).map_err(|source| GuestAssetsError::Malformed {
+            path: path.clone(),
+            source,
+        })?;
     if description.architecture != architecture {
         let reason = "it names another architecture than its directory".to_owned();
         return Err(GuestAssetsError::Inconsistent { path, reason });
@@ -187,7 +204,10 @@ fn load_files(folder: &Path, architecture: Architecture) -> Result<GuestFiles, G
         let file = folder.join(name);
         if name.is_empty() || name.contains('/') || !file.is_file() {
             let reason = format!("the file {name:?} that it names is not beside it");
-            return Err(GuestAssetsError::Inconsistent { path: path.clone(), reason });
+            return Err(GuestAssetsError::Inconsistent {
+                path: path.clone(),
+                reason,
+            });
         }
         Ok(file)
     };
@@ -214,10 +234,16 @@ mod tests {
             "initramfs_file":"initramfs","agent_version":"unknown to us"}"#;
         std::fs::write(folder.join("guest.json"), json).unwrap();
         std::fs::write(folder.join("vmlinux"), "k").unwrap();
-        assert!(matches!(GuestAssets::load(directory.path()), Err(GuestAssetsError::Inconsistent { .. })));
+        assert!(matches!(
+            GuestAssets::load(directory.path()),
+            Err(GuestAssetsError::Inconsistent { .. })
+        ));
         std::fs::write(folder.join("initramfs"), "i").unwrap();
         let assets = GuestAssets::load(directory.path()).unwrap();
-        assert_eq!(assets.of_architecture(Architecture::X86_64).unwrap().kernel, folder.join("vmlinux"));
+        assert_eq!(
+            assets.of_architecture(Architecture::X86_64).unwrap().kernel,
+            folder.join("vmlinux")
+        );
         assert!(assets.of_architecture(Architecture::Aarch64).is_none());
     }
 }

@@ -39,7 +39,9 @@ pub(crate) struct ContainerStorage {
 
 /// A build uses the storage: nothing of it is pruned meanwhile.
 #[derive(Debug)]
-pub(crate) struct StorageUse<'a>(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'a, ()>);
+pub(crate) struct StorageUse<'a>(
+    #[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'a, ()>,
+);
 
 impl ContainerStorage {
     pub(crate) fn new(settings: &BuilderSettings) -> Self {
@@ -55,33 +57,50 @@ impl ContainerStorage {
     pub(crate) fn prepare(&self) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         for directory in [&self.root, &self.run, &self.run.join("overlay")] {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
         }
         // Shifting owners by idmapped mounts loses the shift in committed layers (measured with
         // buildah 1.28 on Linux 6.18: a second stage finds its files owned by nobody). This is
         // containers/storage's own note that the feature is missing; newer releases have the variable
         // that `buildah` sets below.
         let _ = std::fs::remove_file(self.run.join("overlay/idmapped-lower-dir-true"));
-        std::fs::write(self.run.join("overlay/idmapped-lower-dir-false"), "shifted owners are not committed")?;
+        std::fs::write(
+            self.run.join("overlay/idmapped-lower-dir-false"),
+            "shifted owners are not committed",
+        )?;
         std::fs::write(self.policy(), POLICY)?;
-        std::fs::write(self.run.join("registries.conf"), registries(&host_registries()))
+        std::fs::write(
+            self.run.join("registries.conf"),
+            registries(&host_registries()),
+        )
     }
 
     /// `buildah` on this storage.
     pub(crate) fn buildah(&self, scratch: &Path) -> HostCommand {
         HostCommand::new("buildah", scratch)
             .env("_CONTAINERS_OVERLAY_DISABLE_IDMAP", "yes")
-            .env("CONTAINERS_REGISTRIES_CONF", self.run.join("registries.conf"))
+            .env(
+                "CONTAINERS_REGISTRIES_CONF",
+                self.run.join("registries.conf"),
+            )
             .args(self.arguments())
     }
 
     /// As [`ContainerStorage::buildah`], started through `wrapper`, a program that executes the rest of
     /// its arguments.
     pub(crate) fn wrapped_buildah(&self, wrapper: &[String], scratch: &Path) -> HostCommand {
-        let Some((program, arguments)) = wrapper.split_first() else { return self.buildah(scratch) };
+        let Some((program, arguments)) = wrapper.split_first() else {
+            return self.buildah(scratch);
+        };
         HostCommand::new(program, scratch)
             .env("_CONTAINERS_OVERLAY_DISABLE_IDMAP", "yes")
-            .env("CONTAINERS_REGISTRIES_CONF", self.run.join("registries.conf"))
+            .env(
+                "CONTAINERS_REGISTRIES_CONF",
+                self.run.join("registries.conf"),
+            )
             .args(arguments)
             .arg("buildah")
             .args(self.arguments())
@@ -95,10 +114,20 @@ impl ContainerStorage {
             self.root.display().to_string(),
             "--runroot".to_owned(),
             self.run.display().to_string(),
+            // Each container gets its base's files under its own owners: without this every one of them
+            // is copied for it (measured with a 180 MB base: 25 s a build instead of 7 s).
+            "--storage-opt".to_owned(),
+            "overlay.mountopt=metacopy=on".to_owned(),
         ];
-        let base = self.base.as_ref().filter(|base| base.join("overlay-images").is_dir() && **base != self.root);
+        let base = self
+            .base
+            .as_ref()
+            .filter(|base| base.join("overlay-images").is_dir() && **base != self.root);
         if let Some(base) = base {
-            arguments.extend(["--storage-opt".to_owned(), format!("overlay.imagestore={}", base.display())]);
+            arguments.extend([
+                "--storage-opt".to_owned(),
+                format!("overlay.imagestore={}", base.display()),
+            ]);
         }
         arguments
     }
@@ -127,18 +156,33 @@ impl ContainerStorage {
     pub(crate) async fn remove_build(&self, build_id: &str, scratch: &Path) {
         let container = container_name(build_id);
         let image = Self::image_name(build_id);
-        for arguments in [vec!["umount", &container], vec!["rm", &container], vec!["rmi", "--force", &image]] {
+        for arguments in [
+            vec!["umount", &container],
+            vec!["rm", &container],
+            vec!["rmi", "--force", &image],
+        ] {
             // Failing is the usual case here: most builds leave only some of the three.
-            let _ = self.buildah(scratch).args(arguments).output(STORAGE_TIME).await;
+            let _ = self
+                .buildah(scratch)
+                .args(arguments)
+                .output(STORAGE_TIME)
+                .await;
         }
     }
 
     /// Removes what no build uses: containers of killed builds, images without a name. Does nothing
     /// while a build is at work; the last one to end prunes for all. Downloaded base images stay.
     pub(crate) async fn prune(&self, scratch: &Path) {
-        let Ok(_alone) = self.users.try_write() else { return };
+        let Ok(_alone) = self.users.try_write() else {
+            return;
+        };
         for arguments in [vec!["rm", "--all"], vec!["rmi", "--prune"]] {
-            if let Err(error) = self.buildah(scratch).args(arguments).output(STORAGE_TIME).await {
+            if let Err(error) = self
+                .buildah(scratch)
+                .args(arguments)
+                .output(STORAGE_TIME)
+                .await
+            {
                 tracing::warn!(%error, "could not prune the container storage");
             }
         }
@@ -146,10 +190,17 @@ impl ContainerStorage {
 
     /// Removes every image that an earlier daemon's builds named, and then what [`Self::prune`] does.
     pub(crate) async fn sweep(&self, scratch: &Path) -> Result<(), CommandError> {
-        let listed = self.buildah(scratch).args(["images", "--json"]).output(STORAGE_TIME).await?;
+        let listed = self
+            .buildah(scratch)
+            .args(["images", "--json"])
+            .output(STORAGE_TIME)
+            .await?;
         self.prune(scratch).await;
         for name in build_images(&listed) {
-            self.buildah(scratch).args(["rmi", "--force", &name]).output(STORAGE_TIME).await?;
+            self.buildah(scratch)
+                .args(["rmi", "--force", &name])
+                .output(STORAGE_TIME)
+                .await?;
         }
         Ok(())
     }
@@ -164,8 +215,14 @@ pub(crate) fn container_name(build_id: &str) -> String {
 fn build_images(json: &str) -> Vec<String> {
     let listed: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let images = listed.as_array().into_iter().flatten();
-    let names = images.filter_map(|image| image["names"].as_array()).flatten();
-    names.filter_map(|name| name.as_str()).filter(|name| name.starts_with(IMAGE_PREFIX)).map(str::to_owned).collect()
+    let names = images
+        .filter_map(|image| image["names"].as_array())
+        .flatten();
+    names
+        .filter_map(|name| name.as_str())
+        .filter(|name| name.starts_with(IMAGE_PREFIX))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn host_registries() -> String {
@@ -174,7 +231,10 @@ fn host_registries() -> String {
 
 /// The host's configuration, with the registry of short names added where it names none.
 fn registries(host: &str) -> String {
-    let says = |start: &str| host.lines().any(|line| line.trim_start().starts_with(start));
+    let says = |start: &str| {
+        host.lines()
+            .any(|line| line.trim_start().starts_with(start))
+    };
     // `[registries.…]` is the first version of the format, in which the key would be an error.
     if says("unqualified-search-registries") || says("[registries") {
         return host.to_owned();
@@ -195,7 +255,10 @@ mod tests {
 
     #[test]
     fn short_names_mean_docker_hub_unless_the_host_says_otherwise() {
-        assert!(registries("# unqualified-search-registries = []\n").starts_with("unqualified-search-registries"));
+        assert!(
+            registries("# unqualified-search-registries = []\n")
+                .starts_with("unqualified-search-registries")
+        );
         let own = "unqualified-search-registries = [\"quay.io\"]\n";
         assert_eq!(registries(own), own);
     }

@@ -16,8 +16,10 @@ use super::{ArchiveError, not_zip, shortened};
 /// Bytes moved at a time.
 const CHUNK: usize = 64 * 1024;
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
     .union(OFlags::EXCL)
@@ -44,10 +46,18 @@ pub(super) fn extract(
         }
         let (parents, name) = entry.path.rsplit_once('/').unwrap_or(("", &entry.path));
         let parent = directory_at(&root, parents.split('/').filter(|part| !part.is_empty()))?;
-        let file = openat(&parent, name, NEW_FILE, Mode::RUSR | Mode::WUSR).map_err(std::io::Error::from)?;
+        let file = openat(&parent, name, NEW_FILE, Mode::RUSR | Mode::WUSR)
+            .map_err(std::io::Error::from)?;
         let mut content = zip.by_index(entry.index).map_err(not_zip)?;
         let mut file = File::from(file);
-        written += copy(&mut content, &mut file, entry, limit - written, limit, &mut buffer)?;
+        written += copy(
+            &mut content,
+            &mut file,
+            entry,
+            limit - written,
+            limit,
+            &mut buffer,
+        )?;
         // Only after the content: a read-only file could not be written. Set-user-id bits are dropped.
         let permissions = Mode::from_raw_mode(entry.permissions | 0o600);
         fchmod(&file, permissions).map_err(std::io::Error::from)?;
@@ -56,14 +66,18 @@ pub(super) fn extract(
 }
 
 /// Opens a directory below `root`, making what is missing.
-fn directory_at<'a>(root: &OwnedFd, parts: impl Iterator<Item = &'a str>) -> Result<OwnedFd, ArchiveError> {
+fn directory_at<'a>(
+    root: &OwnedFd,
+    parts: impl Iterator<Item = &'a str>,
+) -> Result<OwnedFd, ArchiveError> {
     let mut directory = root.try_clone()?;
     for part in parts {
         match mkdirat(&directory, part, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
         }
-        directory = openat(&directory, part, DIRECTORY, Mode::empty()).map_err(std::io::Error::from)?;
+        directory =
+            openat(&directory, part, DIRECTORY, Mode::empty()).map_err(std::io::Error::from)?;
     }
     Ok(directory)
 }
@@ -91,11 +105,18 @@ fn copy(
         }
         into.write_all(&buffer[..count])?;
     }
-    if copied == entry.size { Ok(copied) } else { Err(false_size(entry)) }
+    if copied == entry.size {
+        Ok(copied)
+    } else {
+        Err(false_size(entry))
+    }
 }
 
 fn false_size(entry: &Entry) -> ArchiveError {
-    ArchiveError::Entry { name: shortened(&entry.path), reason: "has another size than the archive says" }
+    ArchiveError::Entry {
+        name: shortened(&entry.path),
+        reason: "has another size than the archive says",
+    }
 }
 
 /// A read that fails without an operating system's error is the archive's fault (checksum, deflate).
@@ -103,5 +124,8 @@ fn damaged(entry: &Entry, source: std::io::Error) -> ArchiveError {
     if source.raw_os_error().is_some() {
         return source.into();
     }
-    ArchiveError::Entry { name: shortened(&entry.path), reason: "is damaged" }
+    ArchiveError::Entry {
+        name: shortened(&entry.path),
+        reason: "is damaged",
+    }
 }

@@ -42,12 +42,16 @@ pub(super) fn check(
     limits: &ArchiveLimits,
 ) -> Result<Vec<Entry>, ArchiveError> {
     if zip.len() as u64 > limits.entries {
-        return Err(ArchiveError::TooManyEntries { limit: limits.entries });
+        return Err(ArchiveError::TooManyEntries {
+            limit: limits.entries,
+        });
     }
     if zip.has_duplicate_names() {
         return Err(ArchiveError::Duplicate);
     }
-    let entries = (0..zip.len()).filter_map(|index| entry(zip, index).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let entries = (0..zip.len())
+        .filter_map(|index| entry(zip, index).transpose())
+        .collect::<Result<Vec<_>, _>>()?;
     check_total(&entries, limits.bytes_for(packed))?;
     check_conflicts(&entries)?;
     check_dockerfile(&entries)?;
@@ -61,20 +65,30 @@ pub(super) fn check(
 fn entry(zip: &ZipArchive<File>, index: usize) -> Result<Option<Entry>, ArchiveError> {
     let raw = zip.by_index_data(index).map_err(not_zip)?;
     let name = String::from_utf8_lossy(raw.name_raw()).into_owned();
-    let refuse = |reason| Err(ArchiveError::Entry { name: shortened(&name), reason });
+    let refuse = |reason| {
+        Err(ArchiveError::Entry {
+            name: shortened(&name),
+            reason,
+        })
+    };
     if std::str::from_utf8(raw.name_raw()).is_err() {
         return refuse("has a name that is not UTF-8");
     }
     if raw.encrypted() {
         return refuse("is encrypted; pack it without a password");
     }
-    if !matches!(raw.compression(), zip::CompressionMethod::Stored | zip::CompressionMethod::Deflated) {
+    if !matches!(
+        raw.compression(),
+        zip::CompressionMethod::Stored | zip::CompressionMethod::Deflated
+    ) {
         return refuse("is compressed by a method other than deflate");
     }
     let mode = raw.unix_mode().unwrap_or(0);
     let is_directory = match mode & TYPE_MASK {
         TYPE_LINK => {
-            return refuse("is a symbolic link, which an artifact may not hold; make it with RUN ln -s instead");
+            return refuse(
+                "is a symbolic link, which an artifact may not hold; make it with RUN ln -s instead",
+            );
         }
         TYPE_DIRECTORY => true,
         TYPE_FILE | 0 => name.ends_with('/'),
@@ -92,7 +106,13 @@ fn entry(zip: &ZipArchive<File>, index: usize) -> Result<Option<Entry>, ArchiveE
         0 => 0o644,
         bits => bits,
     };
-    Ok(path.map(|path| Entry { index, path, is_directory, permissions, size: raw.size() }))
+    Ok(path.map(|path| Entry {
+        index,
+        path,
+        is_directory,
+        permissions,
+        size: raw.size(),
+    }))
 }
 
 /// The path below the root that a name means; `None` for the root itself.
@@ -107,7 +127,8 @@ fn safe_path(name: &str) -> Result<Option<String>, &'static str> {
         return Err("is an absolute path");
     }
     let mut start = name.chars();
-    if matches!((start.next(), start.next()), (Some(letter), Some(':')) if letter.is_ascii_alphabetic()) {
+    if matches!((start.next(), start.next()), (Some(letter), Some(':')) if letter.is_ascii_alphabetic())
+    {
         return Err("starts with a drive letter");
     }
     if name.len() > LONGEST_PATH {
@@ -120,7 +141,9 @@ fn safe_path(name: &str) -> Result<Option<String>, &'static str> {
             ".." => return Err("climbs out of the archive"),
             "" => return Err("has an empty part in its path"),
             "." => {}
-            part if part.len() > LONGEST_PART => return Err("has a part of its path that is too long"),
+            part if part.len() > LONGEST_PART => {
+                return Err("has a part of its path that is too long");
+            }
             part => parts.push(part),
         }
     }
@@ -128,7 +151,9 @@ fn safe_path(name: &str) -> Result<Option<String>, &'static str> {
 }
 
 fn check_total(entries: &[Entry], limit: u64) -> Result<(), ArchiveError> {
-    let total = entries.iter().try_fold(0_u64, |sum, entry| sum.checked_add(entry.size));
+    let total = entries
+        .iter()
+        .try_fold(0_u64, |sum, entry| sum.checked_add(entry.size));
     match total {
         Some(total) if total <= limit => Ok(()),
         _ => Err(ArchiveError::TooLarge { limit }),
@@ -144,11 +169,17 @@ fn check_conflicts(entries: &[Entry]) -> Result<(), ArchiveError> {
         }
     }
     for entry in entries {
-        let parents = entry.path.match_indices('/').map(|(at, _)| &entry.path[..at]);
+        let parents = entry
+            .path
+            .match_indices('/')
+            .map(|(at, _)| &entry.path[..at]);
         for parent in parents {
             if kinds.get(parent) == Some(&false) {
                 let reason = "is a file, and a directory of other entries too";
-                return Err(ArchiveError::Entry { name: shortened(parent), reason });
+                return Err(ArchiveError::Entry {
+                    name: shortened(parent),
+                    reason,
+                });
             }
         }
     }
@@ -156,12 +187,19 @@ fn check_conflicts(entries: &[Entry]) -> Result<(), ArchiveError> {
 }
 
 fn check_dockerfile(entries: &[Entry]) -> Result<(), ArchiveError> {
-    if entries.iter().any(|entry| entry.path == "Dockerfile" && !entry.is_directory) {
+    if entries
+        .iter()
+        .any(|entry| entry.path == "Dockerfile" && !entry.is_directory)
+    {
         return Ok(());
     }
-    let below = entries.iter().filter(|entry| !entry.is_directory && entry.path.ends_with("/Dockerfile"));
+    let below = entries
+        .iter()
+        .filter(|entry| !entry.is_directory && entry.path.ends_with("/Dockerfile"));
     match below.min_by_key(|entry| entry.path.matches('/').count()) {
-        Some(entry) => Err(ArchiveError::DockerfileBelow { place: shortened(&entry.path) }),
+        Some(entry) => Err(ArchiveError::DockerfileBelow {
+            place: shortened(&entry.path),
+        }),
         None => Err(ArchiveError::NoDockerfile),
     }
 }
@@ -172,10 +210,24 @@ mod tests {
 
     #[test]
     fn only_paths_below_the_root_are_safe() {
-        assert_eq!(safe_path("./app/main.py"), Ok(Some("app/main.py".to_owned())));
+        assert_eq!(
+            safe_path("./app/main.py"),
+            Ok(Some("app/main.py".to_owned()))
+        );
         assert_eq!(safe_path("app/"), Ok(Some("app".to_owned())));
         assert_eq!(safe_path("./"), Ok(None));
-        for name in ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "C:x", "c:/x", "a//b", "a\0b", "", "a/.."] {
+        for name in [
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a\\..\\x",
+            "C:x",
+            "c:/x",
+            "a//b",
+            "a\0b",
+            "",
+            "a/..",
+        ] {
             assert!(safe_path(name).is_err(), "{name:?}");
         }
         assert!(safe_path(&"x".repeat(256)).is_err());

@@ -2,6 +2,7 @@
 //! booting it, a network of one real namespace, artifacts and a log in memory.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Cursor, Write as _};
 use std::os::fd::OwnedFd;
@@ -11,33 +12,40 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use colibri_hypervisor::machine::{Architecture, VmmError};
-use colibri_hypervisor::{BootSpec, LaunchSpec, Machine, MachineRecord, MachineShape, Vmm, VmmDescription};
+use colibri_hypervisor::{
+    BootSpec, LaunchSpec, Machine, MachineRecord, MachineShape, Vmm, VmmDescription,
+};
 use colibri_image::{
-    ArtifactError, Artifacts, BuildFailure, BuildLog, BuildLogs, BuildRequest, BuildStage, BuilderSettings,
-    BuiltImage, ContainerImageBuilder, GuestAssets, GuestFiles, HookSettings, ImageBuilder as _, Progress,
+    ArtifactError, Artifacts, BuildFailure, BuildLog, BuildLogs, BuildRequest, BuildStage,
+    BuilderSettings, BuiltImage, ContainerImageBuilder, GuestAssets, GuestFiles, HookSettings,
+    ImageBuilder as _, Progress,
 };
 use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 /// The base image of these tests; `scripts/base-image` provides it.
-pub const BASE: &str = "docker.io/library/debian:12-slim";
+pub(crate) const BASE: &str = "docker.io/library/debian:12-slim";
 
 /// The directory that the builders of this test's process share: one storage, so that the base image
 /// is prepared once.
-pub struct Ground {
-    pub directory: TempDir,
-    pub log: Arc<Lines>,
-    pub network: Arc<OneNamespace>,
-    pub vmm: Arc<Showcase>,
-    pub stages: Arc<Stages>,
+pub(crate) struct Ground {
+    pub(crate) directory: TempDir,
+    pub(crate) log: Arc<Lines>,
+    pub(crate) network: Arc<OneNamespace>,
+    pub(crate) vmm: Arc<Showcase>,
+    pub(crate) stages: Arc<Stages>,
 }
 
 /// Everything for a build; `None`, with the reason printed, where this machine cannot run one.
 #[expect(clippy::print_stderr, reason = "a skipped test says why")]
-pub fn ground() -> Option<Ground> {
+pub(crate) fn ground() -> Option<Ground> {
     let runs = |program: &str, arguments: &[&str]| {
-        let command = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let command = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         command.is_ok_and(|status| status.success())
     };
     if !rustix::process::geteuid().is_root() {
@@ -58,13 +66,17 @@ pub fn ground() -> Option<Ground> {
 }
 
 impl Ground {
-    pub fn settings(&self) -> BuilderSettings {
+    pub(crate) fn settings(&self) -> BuilderSettings {
         let mut settings = BuilderSettings::below(self.directory.path());
         settings.run_directory = self.directory.path().join("run");
         settings
     }
 
-    pub fn builder(&self, settings: BuilderSettings, files: &[(&str, &str)]) -> ContainerImageBuilder {
+    pub(crate) fn builder(
+        &self,
+        settings: BuilderSettings,
+        files: &[(&str, &str)],
+    ) -> ContainerImageBuilder {
         let nothing = PathBuf::from("/dev/null");
         let guest = GuestAssets::of(vec![GuestFiles {
             architecture: Architecture::X86_64,
@@ -80,7 +92,7 @@ impl Ground {
         ContainerImageBuilder::new(settings, vmm, network, artifacts, guest, log)
     }
 
-    pub fn request(&self) -> BuildRequest {
+    pub(crate) fn request(&self) -> BuildRequest {
         let directory = self.directory.path().join("base");
         std::fs::create_dir_all(&directory).unwrap();
         BuildRequest {
@@ -91,7 +103,11 @@ impl Ground {
             region: "us-east-1".into(),
             bucket: "bucket".into(),
             key: "shop.zip".into(),
-            shape: MachineShape { architecture: Architecture::X86_64, vcpus: 1, memory_mib: 512 },
+            shape: MachineShape {
+                architecture: Architecture::X86_64,
+                vcpus: 1,
+                memory_mib: 512,
+            },
             disk_bytes: 1 << 30,
             environment: Vec::new(),
             all_capabilities: false,
@@ -104,41 +120,71 @@ impl Ground {
     }
 
     /// Builds with the default settings.
-    pub async fn build(&self, files: &[(&str, &str)]) -> Result<BuiltImage, BuildFailure> {
+    pub(crate) async fn build(&self, files: &[(&str, &str)]) -> Result<BuiltImage, BuildFailure> {
         let progress: Arc<dyn Progress> = self.stages.clone();
-        self.builder(self.settings(), files).build(self.request(), progress).await
+        self.builder(self.settings(), files)
+            .build(self.request(), progress)
+            .await
+    }
+
+    /// Runs `buildah` on the builds' storage.
+    pub(crate) fn buildah(&self, arguments: &[&str]) -> String {
+        let root = self.directory.path().join("containers/storage");
+        let run = self.directory.path().join("run");
+        let storage: [&OsStr; 6] = [
+            "--storage-driver".as_ref(),
+            "overlay".as_ref(),
+            "--root".as_ref(),
+            root.as_ref(),
+            "--runroot".as_ref(),
+            run.as_ref(),
+        ];
+        let output = Command::new("buildah")
+            .args(storage)
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Asserts that nothing of any build is left.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let below = |name: &str| {
-            let entries = std::fs::read_dir(self.directory.path().join(name)).into_iter().flatten().flatten();
+            let entries = std::fs::read_dir(self.directory.path().join(name))
+                .into_iter()
+                .flatten()
+                .flatten();
             entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
         };
         assert!(below("builds").is_empty(), "{:?}", below("builds"));
         assert!(below("base").is_empty(), "{:?}", below("base"));
-        let root = self.directory.path().join("containers/storage");
-        let run = self.directory.path().join("run");
-        let list = |what: &str| {
-            let output = Command::new("buildah")
-                .args(["--storage-driver", "overlay", "--root"])
-                .args([root.as_os_str(), "--runroot".as_ref(), run.as_os_str(), what.as_ref(), "--quiet".as_ref()])
-                .output()
-                .unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        assert_eq!((list("containers").as_str(), list("images").as_str()), ("", ""));
-        assert_eq!(*self.network.taken.lock().unwrap(), 0, "slots not given back");
+        let list = |what: &str| self.buildah(&[what, "--quiet"]);
+        assert_eq!(
+            (list("containers").as_str(), list("images").as_str()),
+            ("", "")
+        );
+        assert_eq!(
+            *self.network.taken.lock().unwrap(),
+            0,
+            "slots not given back"
+        );
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let here = self.directory.path().display().to_string();
-        assert!(!mounts.lines().any(|mount| mount.contains(&here) && mount.contains("merged")), "{mounts}");
+        assert!(
+            !mounts
+                .lines()
+                .any(|mount| mount.contains(&here) && mount.contains("merged")),
+            "{mounts}"
+        );
     }
 }
 
 fn packed(files: &[(&str, &str)]) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in files {
-        writer.start_file(*name, SimpleFileOptions::default().unix_permissions(0o755)).unwrap();
+        writer
+            .start_file(*name, SimpleFileOptions::default().unix_permissions(0o755))
+            .unwrap();
         writer.write_all(content.as_bytes()).unwrap();
     }
     writer.finish().unwrap().into_inner()
@@ -148,7 +194,13 @@ struct Zip(Vec<u8>);
 
 #[async_trait]
 impl Artifacts for Zip {
-    async fn fetch(&self, _bucket: &str, _key: &str, into: &Path, limit: u64) -> Result<u64, ArtifactError> {
+    async fn fetch(
+        &self,
+        _bucket: &str,
+        _key: &str,
+        into: &Path,
+        limit: u64,
+    ) -> Result<u64, ArtifactError> {
         let length = self.0.len() as u64;
         if length > limit {
             return Err(ArtifactError::TooLarge { length, limit });
@@ -160,28 +212,36 @@ impl Artifacts for Zip {
 
 /// A log whose lines can be waited for.
 #[derive(Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     lines: Mutex<Vec<String>>,
     written: tokio::sync::Notify,
 }
 
 impl Lines {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
-    pub async fn wait_for(&self, text: &str) {
+    pub(crate) async fn wait_for(&self, text: &str) {
         let seen = async {
             loop {
                 let written = self.written.notified();
-                if self.lines.lock().unwrap().iter().any(|line| line.contains(text)) {
+                if self
+                    .lines
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .any(|line| line.contains(text))
+                {
                     return;
                 }
                 written.await;
             }
         };
         let bound = std::time::Duration::from_secs(120);
-        tokio::time::timeout(bound, seen).await.unwrap_or_else(|_| panic!("no {text:?} in:\n{}", self.text()));
+        tokio::time::timeout(bound, seen)
+            .await
+            .unwrap_or_else(|_| panic!("no {text:?} in:\n{}", self.text()));
     }
 }
 
@@ -194,14 +254,14 @@ impl BuildLogs for Opened {
 }
 
 impl BuildLog for Opened {
-    fn line(&self, text: &str) {
+    fn append(&self, text: &str) {
         self.0.lines.lock().unwrap().push(text.to_owned());
         self.0.written.notify_one();
     }
 }
 
 /// A network whose one namespace is a process's own, with nothing in it.
-pub struct OneNamespace {
+pub(crate) struct OneNamespace {
     holder: Mutex<Child>,
     taken: Arc<Mutex<i64>>,
 }
@@ -210,10 +270,15 @@ impl OneNamespace {
     fn new() -> Self {
         // The shell says when it is inside.
         let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "echo in; exec sleep infinity"]).stdout(Stdio::piped());
+        command
+            .args(["--net", "sh", "-c", "echo in; exec sleep infinity"])
+            .stdout(Stdio::piped());
         let mut holder = command.spawn().unwrap();
         std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
-        Self { holder: Mutex::new(holder), taken: Arc::default() }
+        Self {
+            holder: Mutex::new(holder),
+            taken: Arc::default(),
+        }
     }
 }
 
@@ -235,7 +300,10 @@ impl Network for OneNamespace {
     async fn acquire(&self, _egress: Egress) -> Result<Arc<dyn Slot>, NetworkError> {
         *self.taken.lock().unwrap() += 1;
         let namespace = PathBuf::from(format!("/proc/{}/ns/net", self.holder.lock().unwrap().id()));
-        Ok(Arc::new(OneSlot { namespace, taken: Arc::clone(&self.taken) }))
+        Ok(Arc::new(OneSlot {
+            namespace,
+            taken: Arc::clone(&self.taken),
+        }))
     }
 
     async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError> {
@@ -275,15 +343,19 @@ impl Slot for OneSlot {
 /// A hypervisor that puts the root disk on show instead of booting it: every build that comes so far
 /// fails there.
 #[derive(Default)]
-pub struct Showcase {
-    pub disk: Mutex<Option<PathBuf>>,
+pub(crate) struct Showcase {
+    pub(crate) disk: Mutex<Option<PathBuf>>,
 }
 
 impl Showcase {
     /// What `debugfs` says about the shown disk.
-    pub fn debugfs(&self, request: &str) -> String {
+    pub(crate) fn debugfs(&self, request: &str) -> String {
         let disk = self.disk.lock().unwrap().clone().unwrap();
-        let output = Command::new("debugfs").args(["-R", request]).arg(disk).output().unwrap();
+        let output = Command::new("debugfs")
+            .args(["-R", request])
+            .arg(disk)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
@@ -299,7 +371,11 @@ impl Vmm for Showcase {
         let shown = below.join("shown.raw");
         std::fs::rename(&spec.root_disk, &shown).unwrap();
         *self.disk.lock().unwrap() = Some(shown);
-        Err(VmmError::Refused { id: spec.id, attempted: "boot".into(), reason: "it only shows".into() })
+        Err(VmmError::Refused {
+            id: spec.id,
+            attempted: "boot".into(),
+            reason: "it only shows".into(),
+        })
     }
 
     async fn launch(&self, _spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
@@ -321,9 +397,9 @@ impl Vmm for Showcase {
 
 /// What a build told of its course.
 #[derive(Default)]
-pub struct Stages {
-    pub code_bytes: Mutex<Option<u64>>,
-    pub seen: Mutex<Vec<BuildStage>>,
+pub(crate) struct Stages {
+    pub(crate) code_bytes: Mutex<Option<u64>>,
+    pub(crate) seen: Mutex<Vec<BuildStage>>,
 }
 
 #[async_trait]
