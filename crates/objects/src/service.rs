@@ -172,8 +172,39 @@ fn error_response(error: S3Error) -> HttpResponse {
     })
 }
 
+/// What s3s says without a message of its own. The AWS clients would print "Unknown".
+fn explain(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "SignatureDoesNotMatch" => {
+            "The request signature we calculated does not match the signature you provided. Check \
+             your key and signing method."
+        }
+        "InvalidBucketName" => "The specified bucket is not valid.",
+        "KeyTooLongError" => "Your key is too long: the limit is 1024 bytes of UTF-8",
+        "InvalidURI" => "Couldn't parse the specified URI.",
+        "MethodNotAllowed" => "The specified method is not allowed against this resource.",
+        "MissingContentLength" => "You must provide the Content-Length HTTP header.",
+        "MaxMessageLengthExceeded" => "Your request was too big.",
+        "InternalError" => "We encountered an internal error. Please try again.",
+        _ => return None,
+    })
+}
+
+fn with_message(body: Body) -> Body {
+    let explained = body.bytes().and_then(|xml| {
+        let text = std::str::from_utf8(&xml).ok()?;
+        let (before, after) = text.split_once("</Code>")?;
+        let message = explain(before.rsplit_once("<Code>")?.1)?;
+        let silent = !after.contains("<Message>");
+        silent.then(|| format!("{before}</Code><Message>{message}</Message>{after}"))
+    });
+    explained.map_or(body, |xml| Body::from(Bytes::from(xml)))
+}
+
 fn finish(response: HttpResponse) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
+    let failed = parts.status.is_client_error() || parts.status.is_server_error();
+    let body = if failed { with_message(body) } else { body };
     let id = Uuid::new_v4().simple().to_string().to_uppercase();
     if let Ok(id) = HeaderValue::from_str(&id[..16]) {
         parts.headers.insert(REQUEST_ID, id);
