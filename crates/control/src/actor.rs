@@ -57,6 +57,8 @@ pub(crate) struct Actor {
     pub(crate) recorded: Recorded,
     /// The MicroVM was running well when its end began: its application is told.
     pub(crate) orderly: bool,
+    /// Why an attempt to make it ready failed: told to who waits, with the phase that follows.
+    pub(crate) failure: Option<String>,
     /// Why it ends, once it does.
     pub(crate) end_reason: Option<String>,
     /// The guest of a machine that was taken over runs already.
@@ -85,21 +87,37 @@ impl Actor {
     ///
     /// # Errors
     /// When the row's documents cannot be read.
-    pub(crate) fn of(shared: &Arc<Shared>, row: Microvm) -> Result<(Self, Arc<Handle>), StoreError> {
+    pub(crate) fn of(
+        shared: &Arc<Shared>,
+        row: Microvm,
+    ) -> Result<(Self, Arc<Handle>), StoreError> {
         let settings: LaunchSettings = documents::read("microvms", &row.id, &row.settings)?;
-        let machine = row.machine.as_ref().map(|value| documents::read("microvms", &row.id, value)).transpose()?;
-        let identity = row.identity.as_ref().map(|value| documents::read("microvms", &row.id, value)).transpose()?;
+        let machine = row
+            .machine
+            .as_ref()
+            .map(|value| documents::read("microvms", &row.id, value))
+            .transpose()?;
+        let identity = row
+            .identity
+            .as_ref()
+            .map(|value| documents::read("microvms", &row.id, value))
+            .transpose()?;
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (status, seen) = watch::channel(Status::of(row.phase));
         let wanted = Arc::new(Notify::new());
         let ingress = ingress_of(&settings.ingress);
         let handle = Arc::new(Handle {
-            endpoint: Endpoint { microvm_id: row.id.clone(), label: row.label },
+            endpoint: Endpoint {
+                microvm_id: row.id.clone(),
+                label: row.label,
+            },
             mailbox: sender,
             status: seen,
             waiting: AtomicUsize::new(0),
             wanted: Arc::clone(&wanted),
-            auto_resume: settings.idle_policy.is_some_and(|policy| policy.auto_resume_enabled),
+            auto_resume: settings
+                .idle_policy
+                .is_some_and(|policy| policy.auto_resume_enabled),
             closed: ingress.closed,
             shell: ingress.shell,
         });
@@ -124,8 +142,12 @@ impl Actor {
             machine: None,
             session: None,
             running: None,
-            recorded: Recorded { slot: row.slot, machine },
+            recorded: Recorded {
+                slot: row.slot,
+                machine,
+            },
             orderly: false,
+            failure: None,
             end_reason: None,
             guest_runs: false,
         };
@@ -169,10 +191,15 @@ impl Actor {
     }
 
     async fn next(&mut self) -> Next {
-        let (Some(machine), Some(session), Some(running)) = (&self.machine, &mut self.session, &self.running) else {
+        let (Some(machine), Some(session), Some(running)) =
+            (&self.machine, &mut self.session, &self.running)
+        else {
             return Next::SessionLost;
         };
-        let idle_limit = self.settings.idle_policy.map(|policy| policy.max_idle_duration_seconds);
+        let idle_limit = self
+            .settings
+            .idle_policy
+            .map(|policy| policy.max_idle_duration_seconds);
         let lifetime = lifetime_end(self.created_at, &self.settings);
         tokio::select! {
             biased;
@@ -185,7 +212,10 @@ impl Actor {
     }
 
     async fn idle_is_over(&mut self) {
-        let window = self.settings.idle_policy.map_or(0, |policy| policy.suspended_duration_seconds);
+        let window = self
+            .settings
+            .idle_policy
+            .map_or(0, |policy| policy.suspended_duration_seconds);
         if window == 0 {
             self.begin_end(LIFETIME_OVER.into()).await;
         } else {
@@ -198,7 +228,10 @@ impl Actor {
         let lifetime = lifetime_end(self.created_at, &self.settings);
         let window = self.window_end();
         let clock = self.shared.clock.clone();
-        let wants_traffic = self.settings.idle_policy.is_some_and(|policy| policy.auto_resume_enabled);
+        let wants_traffic = self
+            .settings
+            .idle_policy
+            .is_some_and(|policy| policy.auto_resume_enabled);
         if std::mem::take(&mut self.intents.wake) {
             return self.begin_resume().await;
         }
@@ -222,7 +255,11 @@ impl Actor {
     /// idle MicroVM is ended at once; one that was suspended on request has no window then.
     fn window_end(&self) -> Option<i64> {
         let window = self.settings.idle_policy?.suspended_duration_seconds;
-        (window > 0).then(|| self.suspended_at.unwrap_or(self.created_at).saturating_add(i64::from(window) * 1000))
+        (window > 0).then(|| {
+            self.suspended_at
+                .unwrap_or(self.created_at)
+                .saturating_add(i64::from(window) * 1000)
+        })
     }
 
     /// The MicroVM is to end, for this reason: written (where the state can be), published, no more traffic.
@@ -231,8 +268,15 @@ impl Actor {
             return;
         }
         self.orderly = self.phase == Phase::Running;
-        let transition = Transition::to(Phase::Terminating).reason(Some(reason.clone())).payload_spent();
-        if let Err(error) = self.shared.store.change_microvm(self.id.clone(), transition).await {
+        let transition = Transition::to(Phase::Terminating)
+            .reason(Some(reason.clone()))
+            .payload_spent();
+        if let Err(error) = self
+            .shared
+            .store
+            .change_microvm(self.id.clone(), transition)
+            .await
+        {
             // A full disk must not keep a MicroVM alive: its end frees some.
             tracing::error!(microvm_id = %self.id, error = %crate::failure::chain(&error), "could not record its end");
         }
@@ -245,17 +289,9 @@ impl Actor {
     /// A flow stopped before its goal.
     pub(crate) async fn stopped(&mut self, stopped: Stopped) {
         if let Stopped::Failed(reason) = stopped {
-            self.fail(reason.clone());
+            self.failure = Some(reason.clone());
             self.begin_end(reason).await;
         }
-    }
-
-    /// Tells who waits that an attempt to make it ready has failed; published with the next phase.
-    pub(crate) fn fail(&mut self, reason: String) {
-        self.status.send_modify(|status| {
-            status.failures += 1;
-            status.failure = Some(reason);
-        });
     }
 
     /// Says where the MicroVM is, and opens or closes it to traffic accordingly.
@@ -265,10 +301,12 @@ impl Actor {
         } else if let Some(running) = self.running.take() {
             running.close();
         }
-        let (phase, running) = (self.phase, self.running.clone());
+        let (phase, running, failure) = (self.phase, self.running.clone(), self.failure.take());
         self.status.send_modify(|status| {
             status.phase = phase;
             status.running = running;
+            status.failures += u64::from(failure.is_some());
+            status.failure = failure;
         });
         tracing::info!(microvm_id = %self.id, phase = phase.as_str(), "entered a phase");
     }
@@ -280,7 +318,9 @@ fn lifetime_end(created_at: i64, settings: &LaunchSettings) -> i64 {
 
 /// Returns when no byte has crossed the endpoint for `limit` seconds; never without a limit.
 async fn idle_for(running: &Running, limit: Option<u32>) {
-    let Some(limit) = limit else { return std::future::pending().await };
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
     let limit = Duration::from_secs(limit.into());
     loop {
         let over = running.last_activity() + limit;

@@ -15,7 +15,9 @@ pub(crate) async fn sweep(shared: &Shared) {
         }
     };
     for build in removable.rows {
-        let directory = shared.settings.base_directory(&build.image_name, build.version, &build.id);
+        let directory = shared
+            .settings
+            .base_directory(&build.image_name, build.version, &build.id);
         if let Err(error) = remove_directory(&directory).await {
             tracing::error!(build_id = %build.id, error = %chain(&error), "could not remove a base");
             continue;

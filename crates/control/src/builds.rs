@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use colibri_hypervisor::{MachineRecord, MachineShape};
-use colibri_image::{BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode, HookSettings, Progress};
+use colibri_image::{
+    BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode, HookSettings, Progress,
+};
 use colibri_store::{Build, BuildOutcome, Image, StoreError, Version};
 use colibri_wire::ApiError;
 use colibri_wire::check::configuration::BuildPlan;
@@ -27,8 +29,16 @@ const BUILDS: usize = 50;
 
 impl Control {
     /// Queues the builds of a new version.
-    pub(crate) async fn start_builds(&self, image: &Image, version: &Version) -> Result<(), ApiError> {
-        let builds = self.shared.store.builds(image.id, version.version, None, BUILDS).await;
+    pub(crate) async fn start_builds(
+        &self,
+        image: &Image,
+        version: &Version,
+    ) -> Result<(), ApiError> {
+        let builds = self
+            .shared
+            .store
+            .builds(image.id, version.version, None, BUILDS)
+            .await;
         for build in builds.map_err(|error| store_failed(&error))?.rows {
             self.queue_build(build);
         }
@@ -42,9 +52,13 @@ impl Control {
 
 async fn carry_out(shared: Arc<Shared>, build: Build) {
     // First come, first served; the semaphore is never closed.
-    let Ok(_turn) = Arc::clone(&shared.build_turns).acquire_owned().await else { return };
+    let Ok(_turn) = Arc::clone(&shared.build_turns).acquire_owned().await else {
+        return;
+    };
     tracing::info!(build_id = %build.id, image = %build.image_name, version = build.version, "building");
-    let directory = shared.settings.base_directory(&build.image_name, build.version, &build.id);
+    let directory = shared
+        .settings
+        .base_directory(&build.image_name, build.version, &build.id);
     let outcome = match attempt(&shared, &build, &directory).await {
         Ok(built) => BuildOutcome::Succeeded {
             memory_bytes: built.manifest.memory.stored,
@@ -59,33 +73,58 @@ async fn carry_out(shared: Arc<Shared>, build: Build) {
             BuildOutcome::Failed(failure.to_string())
         }
     };
-    match shared.store.finish_build(build.id.clone(), outcome, shared.clock.now()).await {
+    match shared
+        .store
+        .finish_build(build.id.clone(), outcome, shared.clock.now())
+        .await
+    {
         Ok(()) => tracing::info!(build_id = %build.id, "the build ended"),
         // The next daemon finds the build in progress and starts it again.
-        Err(error) => tracing::error!(build_id = %build.id, error = %chain(&error), "could not record a build's end"),
+        Err(error) => {
+            tracing::error!(build_id = %build.id, error = %chain(&error), "could not record a build's end");
+        }
     }
     shared.images_changed.send_modify(|count| *count += 1);
 }
 
-async fn attempt(shared: &Arc<Shared>, build: &Build, directory: &Path) -> Result<BuiltImage, BuildFailure> {
-    let request = request(shared, build, directory).await.map_err(|error| platform_failed(build, &error))?;
-    empty_directory(directory).await.map_err(|error| platform_failed(build, &error))?;
-    let begun = shared.store.begin_build(build.id.clone(), shared.clock.now()).await;
+async fn attempt(
+    shared: &Arc<Shared>,
+    build: &Build,
+    directory: &Path,
+) -> Result<BuiltImage, BuildFailure> {
+    let request = request(shared, build, directory)
+        .await
+        .map_err(|error| platform_failed(build, &error))?;
+    empty_directory(directory)
+        .await
+        .map_err(|error| platform_failed(build, &error))?;
+    let begun = shared
+        .store
+        .begin_build(build.id.clone(), shared.clock.now())
+        .await;
     begun.map_err(|error| platform_failed(build, &error))?;
-    let progress = Arc::new(Recorder { shared: Arc::clone(shared), build_id: build.id.clone() });
+    let progress = Arc::new(Recorder {
+        shared: Arc::clone(shared),
+        build_id: build.id.clone(),
+    });
     let bound = shared.settings.build_bound;
-    timeout(bound, shared.builder.build(request, progress)).await.unwrap_or_else(|_| {
-        Err(BuildFailure {
-            code: FailureCode::InternalPlatformError,
-            sentence: format!("The build took longer than {} s.", bound.as_secs()),
+    timeout(bound, shared.builder.build(request, progress))
+        .await
+        .unwrap_or_else(|_| {
+            Err(BuildFailure {
+                code: FailureCode::InternalPlatformError,
+                sentence: format!("The build took longer than {} s.", bound.as_secs()),
+            })
         })
-    })
 }
 
 /// The owner of the image learns that the platform failed; the log learns why.
 fn platform_failed(build: &Build, error: &dyn std::error::Error) -> BuildFailure {
     tracing::error!(build_id = %build.id, error = %chain(error), "could not begin a build");
-    BuildFailure { code: FailureCode::InternalPlatformError, sentence: "The build could not be started.".into() }
+    BuildFailure {
+        code: FailureCode::InternalPlatformError,
+        sentence: "The build could not be started.".into(),
+    }
 }
 
 async fn empty_directory(path: &Path) -> io::Result<()> {
@@ -93,22 +132,36 @@ async fn empty_directory(path: &Path) -> io::Result<()> {
     tokio::fs::create_dir_all(path).await
 }
 
-async fn request(shared: &Shared, build: &Build, directory: &Path) -> Result<BuildRequest, StoreError> {
+async fn request(
+    shared: &Shared,
+    build: &Build,
+    directory: &Path,
+) -> Result<BuildRequest, StoreError> {
     let key = format!("{}/{}", build.image_id, build.version);
-    let corrupt = |reason: String| StoreError::CorruptRow { table: "image_versions", key: key.clone(), reason };
+    let corrupt = |reason: String| StoreError::CorruptRow {
+        table: "image_versions",
+        key: key.clone(),
+        reason,
+    };
     let version = shared.store.version(build.image_id, build.version).await?;
-    let version = version.ok_or_else(|| StoreError::Missing { what: format!("image version {key}") })?;
-    let configuration: ImageConfiguration = documents::read("image_versions", &key, &version.config)?;
+    let version = version.ok_or_else(|| StoreError::Missing {
+        what: format!("image version {key}"),
+    })?;
+    let configuration: ImageConfiguration =
+        documents::read("image_versions", &key, &version.config)?;
     let configuration = configuration_as_given(configuration);
     let place = &shared.settings.place;
     let plan = BuildPlan::of(&configuration, place).map_err(|error| corrupt(error.to_string()))?;
-    let egress = reach_of(std::slice::from_ref(&plan.egress)).map_err(|error| corrupt(error.to_string()))?;
+    let egress =
+        reach_of(std::slice::from_ref(&plan.egress)).map_err(|error| corrupt(error.to_string()))?;
     let (log_group, log_stream) = log_of(shared, build, configuration.logging.as_ref());
     let environment = configuration.environment_variables.unwrap_or_default();
     Ok(BuildRequest {
         build_id: build.id.clone(),
         image_name: build.image_name.clone(),
-        image_arn: shared.arn_text(&build.image_name).map_err(|error| corrupt(error.to_string()))?,
+        image_arn: shared
+            .arn_text(&build.image_name)
+            .map_err(|error| corrupt(error.to_string()))?,
         image_version: ImageVersion::of_major(build.version).to_string(),
         region: place.region.as_str().to_owned(),
         bucket: plan.artifact.bucket().to_owned(),
@@ -122,10 +175,17 @@ async fn request(shared: &Shared, build: &Build, directory: &Path) -> Result<Bui
             memory_mib: plan.memory.guest_memory_mib(),
         },
         disk_bytes: plan.memory.disk_bytes(),
-        environment: environment.into_iter().map(|(key, value)| (key, value.0)).collect(),
+        environment: environment
+            .into_iter()
+            .map(|(key, value)| (key, value.0))
+            .collect(),
         all_capabilities: plan.all_capabilities,
         egress,
-        hooks: HookSettings { port: plan.hooks.port, ready: plan.hooks.ready, validate: plan.hooks.validate },
+        hooks: HookSettings {
+            port: plan.hooks.port,
+            ready: plan.hooks.ready,
+            validate: plan.hooks.validate,
+        },
         directory: directory.to_owned(),
         log_group,
         log_stream,
@@ -134,11 +194,19 @@ async fn request(shared: &Shared, build: &Build, directory: &Path) -> Result<Bui
 
 /// Group and stream of a build's output (specification, section 17).
 fn log_of(shared: &Shared, build: &Build, logging: Option<&Logging>) -> (String, Option<String>) {
-    let stream = format!("{}[{}.0]build-{}", day(shared.clock.now()), build.version, build.id);
+    let stream = format!(
+        "{}[{}.0]build-{}",
+        day(shared.clock.now()),
+        build.version,
+        build.id
+    );
     match logging {
         Some(Logging::Disabled(_)) => (default_group(&build.image_name), None),
         Some(Logging::CloudWatch(chosen)) => (
-            chosen.log_group.clone().unwrap_or_else(|| default_group(&build.image_name)),
+            chosen
+                .log_group
+                .clone()
+                .unwrap_or_else(|| default_group(&build.image_name)),
             Some(chosen.log_stream.clone().unwrap_or(stream)),
         ),
         None => (default_group(&build.image_name), Some(stream)),
@@ -162,34 +230,58 @@ impl Recorder {
 #[async_trait]
 impl Progress for Recorder {
     async fn stage(&self, stage: BuildStage) {
-        let name = documents::write(&stage).as_str().unwrap_or_default().to_owned();
+        let name = documents::write(&stage)
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         tracing::info!(build_id = %self.build_id, stage = %name, "a build goes on");
         let at = self.shared.clock.now();
-        self.report("the stage", self.shared.store.set_build_stage(self.build_id.clone(), name, at).await);
+        self.report(
+            "the stage",
+            self.shared
+                .store
+                .set_build_stage(self.build_id.clone(), name, at)
+                .await,
+        );
     }
 
     async fn machine_started(&self, record: &MachineRecord, slot: u32) {
-        let machine = BuildMachine { record: record.clone(), slot };
-        let changed = self.shared.store.change_build_machines(self.build_id.clone(), move |machines| {
-            let mut machines = machines_of(&machines);
-            machines.push(machine);
-            documents::write(&machines)
-        });
+        let machine = BuildMachine {
+            record: record.clone(),
+            slot,
+        };
+        let changed =
+            self.shared
+                .store
+                .change_build_machines(self.build_id.clone(), move |machines| {
+                    let mut machines = machines_of(&machines);
+                    machines.push(machine);
+                    documents::write(&machines)
+                });
         self.report("a machine", changed.await);
     }
 
     async fn machine_ended(&self, record: &MachineRecord) {
         let record = record.clone();
-        let changed = self.shared.store.change_build_machines(self.build_id.clone(), move |machines| {
-            let mut machines = machines_of(&machines);
-            machines.retain(|machine| machine.record != record);
-            documents::write(&machines)
-        });
+        let changed =
+            self.shared
+                .store
+                .change_build_machines(self.build_id.clone(), move |machines| {
+                    let mut machines = machines_of(&machines);
+                    machines.retain(|machine| machine.record != record);
+                    documents::write(&machines)
+                });
         self.report("the end of a machine", changed.await);
     }
 
     async fn code_size(&self, bytes: u64) {
-        self.report("the size", self.shared.store.set_build_code_size(self.build_id.clone(), bytes).await);
+        self.report(
+            "the size",
+            self.shared
+                .store
+                .set_build_code_size(self.build_id.clone(), bytes)
+                .await,
+        );
     }
 }
 

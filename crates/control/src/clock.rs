@@ -35,8 +35,13 @@ impl Clock {
     /// A clock that starts at `unix_millis` and goes on with the runtime's time.
     #[must_use]
     pub fn following_runtime(unix_millis: i64) -> Self {
-        let simulated = Simulated { origin: Instant::now(), start_millis: AtomicI64::new(unix_millis) };
-        Self { simulated: Some(Arc::new(simulated)) }
+        let simulated = Simulated {
+            origin: Instant::now(),
+            start_millis: AtomicI64::new(unix_millis),
+        };
+        Self {
+            simulated: Some(Arc::new(simulated)),
+        }
     }
 
     /// Moves a clock made by [`Clock::following_runtime`], as a correction of the wall clock would; the
@@ -57,9 +62,12 @@ impl Clock {
     #[must_use]
     pub fn now_nanos(&self) -> u64 {
         let since_epoch = match &self.simulated {
-            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            None => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
             Some(simulated) => {
-                let start = u64::try_from(simulated.start_millis.load(Ordering::Relaxed)).unwrap_or(0);
+                let start =
+                    u64::try_from(simulated.start_millis.load(Ordering::Relaxed)).unwrap_or(0);
                 Duration::from_millis(start) + simulated.origin.elapsed()
             }
         };
@@ -70,7 +78,9 @@ impl Clock {
     pub async fn reached(&self, deadline: i64) {
         loop {
             let left = deadline.saturating_sub(self.now());
-            let Ok(left @ 1..) = u64::try_from(left) else { return };
+            let Ok(left @ 1..) = u64::try_from(left) else {
+                return;
+            };
             tokio::time::sleep(Duration::from_millis(left).min(LONGEST_NAP)).await;
         }
     }

@@ -79,7 +79,11 @@ impl HostClass {
             colibri_hypervisor::machine::Architecture::Aarch64 => (Architecture::Arm64, "GRAVITON"),
         };
         let generation = format!("{}-{}", description.accelerator, description.cpu_model);
-        Self { architecture, chipset, generation }
+        Self {
+            architecture,
+            chipset,
+            generation,
+        }
     }
 }
 
@@ -92,7 +96,9 @@ pub struct Control {
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").field("place", &self.shared.settings.place).finish_non_exhaustive()
+        f.debug_struct("Control")
+            .field("place", &self.shared.settings.place)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +125,10 @@ impl Control {
             build_turns,
             images_changed: watch::channel(0).0,
         });
-        let control = Arc::new(Self { shared, tasks: Mutex::default() });
+        let control = Arc::new(Self {
+            shared,
+            tasks: Mutex::default(),
+        });
         recovery::recover(&control).await?;
         control.spawn(keep_house(Arc::clone(&control.shared)));
         Ok(control)
@@ -128,20 +137,27 @@ impl Control {
     /// Ends this control plane's tasks and waits for their end. Machines keep running; builds are
     /// interrupted and start again with the next daemon.
     pub async fn shutdown(&self) {
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
     }
 
     /// The MicroVM behind an endpoint's label. Cheap.
     #[must_use]
     pub fn by_label(&self, label: &str) -> Option<Endpoint> {
-        self.shared.registry.by_label(label).map(|handle| handle.endpoint.clone())
+        self.shared
+            .registry
+            .by_label(label)
+            .map(|handle| handle.endpoint.clone())
     }
 
     /// The MicroVM of an id. Cheap.
     #[must_use]
     pub fn by_id(&self, microvm_id: &str) -> Option<Endpoint> {
-        self.shared.registry.by_id(microvm_id).map(|handle| handle.endpoint.clone())
+        self.shared
+            .registry
+            .by_id(microvm_id)
+            .map(|handle| handle.endpoint.clone())
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -166,7 +182,9 @@ async fn keep_house(shared: Arc<Shared>) {
         let before = shared.clock.now().saturating_sub(retention);
         match shared.store.forget_microvms(before).await {
             Ok(forgotten) => forgotten.iter().for_each(|id| shared.registry.remove(id)),
-            Err(error) => tracing::error!(error = %chain(&error), "could not forget ended MicroVMs"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "could not forget ended MicroVMs");
+            }
         }
         if let Err(error) = shared.store.forget_tokens(before).await {
             tracing::error!(error = %chain(&error), "could not forget old client tokens");

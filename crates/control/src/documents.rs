@@ -75,7 +75,11 @@ pub(crate) struct BuildMachine {
 }
 
 /// Reads a document out of a row.
-pub(crate) fn read<T: DeserializeOwned>(table: &'static str, key: &str, value: &Value) -> Result<T, StoreError> {
+pub(crate) fn read<T: DeserializeOwned>(
+    table: &'static str,
+    key: &str,
+    value: &Value,
+) -> Result<T, StoreError> {
     T::deserialize(value).map_err(|error| StoreError::CorruptRow {
         table,
         key: key.into(),

@@ -43,7 +43,10 @@ impl Actor {
     }
 
     /// Like [`Actor::attend`] for a step that may be dropped: it is, as soon as the MicroVM is to end.
-    pub(crate) async fn attend_unless_ending<T>(&mut self, step: impl Future<Output = T>) -> Step<T> {
+    pub(crate) async fn attend_unless_ending<T>(
+        &mut self,
+        step: impl Future<Output = T>,
+    ) -> Step<T> {
         let mut step = pin!(step);
         loop {
             if self.is_ending() {
@@ -74,7 +77,11 @@ impl Actor {
 
     /// Stops a flow whose MicroVM is to end.
     pub(crate) fn unless_ending(&self) -> Step<()> {
-        if self.is_ending() { Err(Stopped::Ending) } else { Ok(()) }
+        if self.is_ending() {
+            Err(Stopped::Ending)
+        } else {
+            Ok(())
+        }
     }
 
     /// Answers a command that comes while a flow is under way.

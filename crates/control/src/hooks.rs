@@ -40,7 +40,9 @@ impl Hook {
     /// The call, `timeout_ms` being its bound in milliseconds.
     pub(crate) fn call(self, port: u16, timeout_ms: u64, body: Option<String>) -> HookCall {
         // The call is a POST; a body has the one content type that there is.
-        let headers = body.as_ref().map(|_| ("Content-Type".to_owned(), "application/json".to_owned()));
+        let headers = body
+            .as_ref()
+            .map(|_| ("Content-Type".to_owned(), "application/json".to_owned()));
         HookCall {
             port,
             path: format!("{ROOT}{}", self.path()),
@@ -55,10 +57,12 @@ impl Hook {
         let name = self.name();
         match outcome {
             HookOutcome::Status { status: 200 } => None,
-            HookOutcome::Status { status } => {
-                Some(format!("{name} lifecycle hook returned HTTP status {status}. {ADVICE}"))
-            }
-            HookOutcome::Refused => Some(format!("{name} lifecycle hook connection was refused. {ADVICE}")),
+            HookOutcome::Status { status } => Some(format!(
+                "{name} lifecycle hook returned HTTP status {status}. {ADVICE}"
+            )),
+            HookOutcome::Refused => Some(format!(
+                "{name} lifecycle hook connection was refused. {ADVICE}"
+            )),
             HookOutcome::TimedOut => Some(format!("{name} lifecycle hook timed out")),
             HookOutcome::Broken { .. } => Some(format!("{name} lifecycle hook failed. {ADVICE}")),
         }
@@ -75,7 +79,11 @@ pub(crate) fn run_body(microvm_id: &str, payload: Option<&str>) -> String {
         run_hook_payload: Option<&'a str>,
     }
     // Two strings: there is nothing that could fail.
-    serde_json::to_string(&Body { microvm_id, run_hook_payload: payload }).unwrap_or_default()
+    serde_json::to_string(&Body {
+        microvm_id,
+        run_hook_payload: payload,
+    })
+    .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -87,13 +95,21 @@ mod tests {
     fn the_run_hooks_body_is_the_services_with_and_without_a_payload() {
         assert_eq!(run_body("microvm-1", None), r#"{"microvmId":"microvm-1"}"#);
         let quoted = run_body("microvm-1", Some("{\"a\":1}"));
-        assert_eq!(quoted, r#"{"microvmId":"microvm-1","runHookPayload":"{\"a\":1}"}"#);
+        assert_eq!(
+            quoted,
+            r#"{"microvmId":"microvm-1","runHookPayload":"{\"a\":1}"}"#
+        );
     }
 
     #[test]
     fn only_a_200_is_a_success() {
-        assert_eq!(Hook::Run.failure(&HookOutcome::Status { status: 200 }), None);
+        assert_eq!(
+            Hook::Run.failure(&HookOutcome::Status { status: 200 }),
+            None
+        );
         let reason = Hook::Suspend.failure(&HookOutcome::Status { status: 204 });
-        assert!(reason.is_some_and(|text| text.starts_with("Suspend lifecycle hook returned HTTP status 204. ")));
+        assert!(reason.is_some_and(|text| {
+            text.starts_with("Suspend lifecycle hook returned HTTP status 204. ")
+        }));
     }
 }

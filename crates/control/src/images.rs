@@ -12,9 +12,10 @@ use colibri_wire::page::ListScope;
 use colibri_wire::shape::common::Architecture;
 use colibri_wire::shape::configuration::ImageConfiguration;
 use colibri_wire::shape::image::{
-    CreateMicrovmImageRequest, DeleteMicrovmImageRequest, DeleteMicrovmImageResponse, GetMicrovmImageRequest,
-    GetMicrovmImageResponse, ImageChangeResponse, ImageState as ApiImageState, ImageSummary,
-    ListMicrovmImagesRequest, ListMicrovmImagesResponse, UpdateMicrovmImageRequest,
+    CreateMicrovmImageRequest, DeleteMicrovmImageRequest, DeleteMicrovmImageResponse,
+    GetMicrovmImageRequest, GetMicrovmImageResponse, ImageChangeResponse,
+    ImageState as ApiImageState, ImageSummary, ListMicrovmImagesRequest, ListMicrovmImagesResponse,
+    UpdateMicrovmImageRequest,
 };
 use colibri_wire::{ApiError, fault};
 use uuid::Uuid;
@@ -29,8 +30,12 @@ use crate::settings::Arm64Requests;
 use crate::tags;
 
 /// States in which an image may be changed (specification, section 5.1).
-pub(crate) const SETTLED: &[ImageState] =
-    &[ImageState::Created, ImageState::Updated, ImageState::CreateFailed, ImageState::UpdateFailed];
+pub(crate) const SETTLED: &[ImageState] = &[
+    ImageState::Created,
+    ImageState::Updated,
+    ImageState::CreateFailed,
+    ImageState::UpdateFailed,
+];
 
 /// States in which an image may be deleted.
 const DELETABLE: &[ImageState] = &[
@@ -66,7 +71,8 @@ struct Accepted {
 
 impl Shared {
     fn summary(&self, image: &Image) -> Result<ImageSummary, ApiError> {
-        let version = |number: Option<u32>| number.map(|number| ImageVersion::of_major(number).to_string());
+        let version =
+            |number: Option<u32>| number.map(|number| ImageVersion::of_major(number).to_string());
         Ok(ImageSummary {
             image_arn: self.arn_text(&image.name)?,
             name: image.name.clone(),
@@ -78,10 +84,15 @@ impl Shared {
     }
 
     /// An image and its new version as create and update answer.
-    fn changed(&self, image: &Image, version: &Version, created: bool) -> Result<ImageChangeResponse, ApiError> {
+    fn changed(
+        &self,
+        image: &Image,
+        version: &Version,
+        created: bool,
+    ) -> Result<ImageChangeResponse, ApiError> {
         let key = format!("{}/{}", version.image_id, version.version);
-        let configuration =
-            documents::read("image_versions", &key, &version.config).map_err(|error| store_failed(&error))?;
+        let configuration = documents::read("image_versions", &key, &version.config)
+            .map_err(|error| store_failed(&error))?;
         let tags = tags::read(&image.tags);
         Ok(ImageChangeResponse {
             image: self.summary(image)?,
@@ -103,7 +114,11 @@ impl Control {
         request: CreateMicrovmImageRequest,
     ) -> Result<ImageChangeResponse, ApiError> {
         let accepted = self.accept(&request.configuration)?;
-        let token = self.client_token("CreateMicrovmImage", request.client_token.as_deref(), &request)?;
+        let token = self.client_token(
+            "CreateMicrovmImage",
+            request.client_token.as_deref(),
+            &request,
+        )?;
         if let Some(replay) = self.replayed(token.as_ref()).await? {
             return self.replay_change(&replay, true).await;
         }
@@ -113,7 +128,15 @@ impl Control {
         let tags = documents::write(&request.tags.clone().unwrap_or_default());
         let store = &self.shared.store;
         let again = token.clone();
-        let made = store.create_image(request.name.clone(), tags, version, token, self.answer(true)).await;
+        let made = store
+            .create_image(
+                request.name.clone(),
+                tags,
+                version,
+                token,
+                self.answer(true),
+            )
+            .await;
         let (image, version) = match made {
             Err(StoreError::Exists { .. }) => {
                 // Either the name is taken, or the same call came in twice at once.
@@ -138,7 +161,11 @@ impl Control {
     ) -> Result<ImageChangeResponse, ApiError> {
         let arn = check::image_identifier(&request.image_identifier)?;
         let accepted = self.accept(&request.configuration)?;
-        let token = self.client_token("UpdateMicrovmImage", request.client_token.as_deref(), &request)?;
+        let token = self.client_token(
+            "UpdateMicrovmImage",
+            request.client_token.as_deref(),
+            &request,
+        )?;
         if let Some(replay) = self.replayed(token.as_ref()).await? {
             return self.replay_change(&replay, false).await;
         }
@@ -146,7 +173,11 @@ impl Control {
         self.check_version_count(&arn, image.id).await?;
         self.check_build_count().await?;
         let version = self.new_version(&accepted);
-        let added = self.shared.store.add_version(image.name, SETTLED, version, token, self.answer(false)).await;
+        let added = self
+            .shared
+            .store
+            .add_version(image.name, SETTLED, version, token, self.answer(false))
+            .await;
         let (image, version) = match added {
             Err(StoreError::Missing { .. }) => return Err(fault::image_not_found(&arn)),
             other => other
@@ -184,15 +215,29 @@ impl Control {
         request: ListMicrovmImagesRequest,
     ) -> Result<ListMicrovmImagesResponse, ApiError> {
         let filter = request.name_filter.as_deref();
-        let filters: Vec<(&str, &str)> = filter.map(|filter| ("nameFilter", filter)).into_iter().collect();
-        let scope = ListScope { name: "ListMicrovmImages", filters: &filters };
+        let filters: Vec<(&str, &str)> = filter
+            .map(|filter| ("nameFilter", filter))
+            .into_iter()
+            .collect();
+        let scope = ListScope {
+            name: "ListMicrovmImages",
+            filters: &filters,
+        };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
-        let listing = self.shared.store.images(after, request.paging.limit()).await;
+        let listing = self
+            .shared
+            .store
+            .images(after, request.paging.limit())
+            .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
         Ok(lists::page(key, &scope, listing, |image| {
             let fits = filter.is_none_or(|filter| image.name.contains(filter));
-            if fits { self.shared.summary(&image).ok() } else { None }
+            if fits {
+                self.shared.summary(&image).ok()
+            } else {
+                None
+            }
         }))
     }
 
@@ -208,17 +253,30 @@ impl Control {
         let arn = check::image_identifier(&request.image_identifier)?;
         let name = arn.name().to_string();
         let store = &self.shared.store;
-        let answer = |state| DeleteMicrovmImageResponse { image_identifier: arn.to_string(), state };
+        let answer = |state| DeleteMicrovmImageResponse {
+            image_identifier: arn.to_string(),
+            state,
+        };
         if !arn.is_of(&self.shared.settings.place) {
             return Err(fault::image_not_found(&arn));
         }
-        match store.begin_image_removal(name.clone(), DELETABLE, self.shared.clock.now()).await {
+        match store
+            .begin_image_removal(name.clone(), DELETABLE, self.shared.clock.now())
+            .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(ImageState::Deleting)) => return Ok(answer(ApiImageState::Deleting)),
             Ok(Err(_)) => return Err(fault::image_not_deletable(&arn)),
             Err(StoreError::Missing { .. }) => {
-                let deleted = store.was_deleted(name, 0).await.map_err(|error| store_failed(&error))?;
-                return if deleted { Ok(answer(ApiImageState::Deleted)) } else { Err(fault::image_not_found(&arn)) };
+                let deleted = store
+                    .was_deleted(name, 0)
+                    .await
+                    .map_err(|error| store_failed(&error))?;
+                return if deleted {
+                    Ok(answer(ApiImageState::Deleted))
+                } else {
+                    Err(fault::image_not_found(&arn))
+                };
             }
             Err(error) => return Err(store_failed(&error)),
         }
@@ -231,13 +289,19 @@ impl Control {
     ///
     /// # Errors
     /// When the identifier is none, or the state cannot be read.
-    pub async fn image_settled(&self, image_identifier: &str) -> Result<Option<ApiImageState>, ApiError> {
+    pub async fn image_settled(
+        &self,
+        image_identifier: &str,
+    ) -> Result<Option<ApiImageState>, ApiError> {
         let arn = check::image_identifier(image_identifier)?;
         let mut changes = self.shared.images_changed.subscribe();
         loop {
             changes.borrow_and_update();
             match self.own_image(&arn).await {
-                Ok(image) if SETTLED.contains(&image.state) || image.state == ImageState::DeleteFailed => {
+                Ok(image)
+                    if SETTLED.contains(&image.state)
+                        || image.state == ImageState::DeleteFailed =>
+                {
                     return Ok(Some(state_of(image.state)));
                 }
                 Ok(_) => {}
@@ -255,7 +319,9 @@ impl Control {
             return Err(missing());
         }
         let image = self.shared.store.image(arn.name().to_string()).await;
-        image.map_err(|error| store_failed(&error))?.ok_or_else(missing)
+        image
+            .map_err(|error| store_failed(&error))?
+            .ok_or_else(missing)
     }
 
     /// What the service checks of a configuration before it looks anything up, and what this host can build.
@@ -265,7 +331,9 @@ impl Control {
         reach_of(std::slice::from_ref(&plan.egress))?;
         self.check_architectures(&plan.architectures)?;
         let host = self.shared.host.architecture;
-        Ok(Accepted { configuration: plan.echoed(given, base_version, host) })
+        Ok(Accepted {
+            configuration: plan.echoed(given, base_version, host),
+        })
     }
 
     fn check_architectures(&self, wanted: &[Architecture]) -> Result<(), ApiError> {
@@ -281,8 +349,10 @@ impl Control {
                     ));
                 }
                 (Architecture::X86_64, _) => {
-                    return Err(ApiError::validation("This host cannot build for X86_64. Leave cpuConfigurations \
-                                                     out to build for the host's own architecture"));
+                    return Err(ApiError::validation(
+                        "This host cannot build for X86_64. Leave cpuConfigurations \
+                                                     out to build for the host's own architecture",
+                    ));
                 }
             }
         }
@@ -291,29 +361,53 @@ impl Control {
 
     async fn check_image_count(&self) -> Result<(), ApiError> {
         let limit = self.shared.settings.max_images;
-        let count = self.shared.store.image_count().await.map_err(|error| store_failed(&error))?;
+        let count = self
+            .shared
+            .store
+            .image_count()
+            .await
+            .map_err(|error| store_failed(&error))?;
         if count < limit {
             return Ok(());
         }
-        Err(quota(format!("The maximum number of MicroVM images ({limit}) is reached"), "L-942E56BE"))
+        Err(quota(
+            format!("The maximum number of MicroVM images ({limit}) is reached"),
+            "L-942E56BE",
+        ))
     }
 
     async fn check_version_count(&self, arn: &ImageArn, image_id: i64) -> Result<(), ApiError> {
         let limit = self.shared.settings.max_versions;
-        let count = self.shared.store.version_count(image_id).await.map_err(|error| store_failed(&error))?;
+        let count = self
+            .shared
+            .store
+            .version_count(image_id)
+            .await
+            .map_err(|error| store_failed(&error))?;
         if count < limit {
             return Ok(());
         }
-        Err(quota(format!("The maximum number of versions ({limit}) of {arn} is reached"), "L-F8BECE9C"))
+        Err(quota(
+            format!("The maximum number of versions ({limit}) of {arn} is reached"),
+            "L-F8BECE9C",
+        ))
     }
 
     async fn check_build_count(&self) -> Result<(), ApiError> {
         let limit = self.shared.settings.max_builds;
-        let unfinished = self.shared.store.unfinished_builds().await.map_err(|error| store_failed(&error))?;
+        let unfinished = self
+            .shared
+            .store
+            .unfinished_builds()
+            .await
+            .map_err(|error| store_failed(&error))?;
         if unfinished.rows.len() < limit {
             return Ok(());
         }
-        Err(quota(format!("The maximum number of concurrent builds ({limit}) is reached"), "L-72E0D058"))
+        Err(quota(
+            format!("The maximum number of concurrent builds ({limit}) is reached"),
+            "L-72E0D058",
+        ))
     }
 
     fn new_version(&self, accepted: &Accepted) -> NewVersion {
@@ -335,7 +429,10 @@ impl Control {
     }
 
     /// Makes the answer that a client token replays.
-    fn answer(&self, created: bool) -> impl FnOnce(&Image, &Version) -> serde_json::Value + Send + use<> {
+    fn answer(
+        &self,
+        created: bool,
+    ) -> impl FnOnce(&Image, &Version) -> serde_json::Value + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move |image, version| match shared.changed(image, version, created) {
             Ok(response) => documents::write(&response),
@@ -344,11 +441,21 @@ impl Control {
     }
 
     /// The first call's answer, with the image's state of now.
-    async fn replay_change(&self, record: &TokenRecord, created: bool) -> Result<ImageChangeResponse, ApiError> {
+    async fn replay_change(
+        &self,
+        record: &TokenRecord,
+        created: bool,
+    ) -> Result<ImageChangeResponse, ApiError> {
         let key = &record.resource_id;
         let mut response: ImageChangeResponse =
-            documents::read("client_tokens", key, &record.response).map_err(|error| store_failed(&error))?;
-        let image = self.shared.store.image(key.clone()).await.map_err(|error| store_failed(&error))?;
+            documents::read("client_tokens", key, &record.response)
+                .map_err(|error| store_failed(&error))?;
+        let image = self
+            .shared
+            .store
+            .image(key.clone())
+            .await
+            .map_err(|error| store_failed(&error))?;
         if let Some(image) = image {
             response.image = self.shared.summary(&image)?;
             response.updated_at = image.updated_at.map(Timestamp::from_unix_millis);
@@ -370,11 +477,18 @@ fn quota(message: String, code: &str) -> ApiError {
 
 /// Removes a condemned image: its rows, and the bases that nothing uses.
 pub(crate) async fn remove(shared: Arc<Shared>, name: String) {
-    if let Err(error) = shared.store.finish_image_removal(name.clone(), shared.clock.now()).await {
+    if let Err(error) = shared
+        .store
+        .finish_image_removal(name.clone(), shared.clock.now())
+        .await
+    {
         tracing::error!(image = %name, error = %chain(&error), "could not remove an image");
         let at = shared.clock.now();
         // If the state cannot be written either, the next daemon finds the image deleting and tries again.
-        let _ = shared.store.move_image(name, &[ImageState::Deleting], ImageState::DeleteFailed, at).await;
+        let _ = shared
+            .store
+            .move_image(name, &[ImageState::Deleting], ImageState::DeleteFailed, at)
+            .await;
         return;
     }
     bases::sweep(&shared).await;

@@ -41,7 +41,9 @@ impl LaunchFailure {
     /// What the MicroVM's owner may know.
     pub(crate) fn for_owner(&self) -> &'static str {
         match self {
-            Self::Slot(NetworkError::Exhausted { .. }) => "No capacity: every network slot is in use.",
+            Self::Slot(NetworkError::Exhausted { .. }) => {
+                "No capacity: every network slot is in use."
+            }
             Self::Slot(_) => "The MicroVM's network could not be set up.",
             Self::Directory(_) | Self::Machine(VmmError::StorageFull { .. }) => {
                 "The MicroVM could not be started: no storage."
@@ -65,16 +67,23 @@ impl Actor {
 
     async fn try_launch(&mut self) -> Step<()> {
         let identity = self.own_identity();
-        self.start_machine(false).await.map_err(|failure| self.launch_failed(&failure))?;
+        self.start_machine(false)
+            .await
+            .map_err(|failure| self.launch_failed(&failure))?;
         self.unless_ending()?;
-        let transition = self.machine_recorded(Transition::within()).identity(&documents::write(&identity));
+        let transition = self
+            .machine_recorded(Transition::within())
+            .identity(&documents::write(&identity));
         let (store, id) = (self.shared.store.clone(), self.id.clone());
         // A crash before the record is made leaves a process that the next daemon sweeps, so the guest
         // need not wait for the disk.
         let recorded = async move { store.change_microvm(id, transition).await };
         let opened = self.opening(true)?;
-        let (recorded, session) = self.attend_unless_ending(async { tokio::join!(recorded, opened) }).await?;
-        recorded.map_err(|error| Stopped::Failed(self.host_failed("record the machine", &error)))?;
+        let (recorded, session) = self
+            .attend_unless_ending(async { tokio::join!(recorded, opened) })
+            .await?;
+        recorded
+            .map_err(|error| Stopped::Failed(self.host_failed("record the machine", &error)))?;
         self.session = Some(session?);
         self.become_itself(Some(Hook::Run)).await?;
         let transition = Transition::to(Phase::Running).reason(None).payload_spent();
@@ -98,8 +107,16 @@ impl Actor {
         let network = Arc::clone(&self.shared.network);
         let reach = self.settings.reach;
         let fresh = directory.clone();
-        let prepared = async move { if resume { Ok(()) } else { fresh_directory(&fresh).await } };
-        let (slot, prepared) = self.attend(async { tokio::join!(network.acquire(reach), prepared) }).await;
+        let prepared = async move {
+            if resume {
+                Ok(())
+            } else {
+                fresh_directory(&fresh).await
+            }
+        };
+        let (slot, prepared) = self
+            .attend(async { tokio::join!(network.acquire(reach), prepared) })
+            .await;
         let slot = slot.map_err(LaunchFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
         prepared.map_err(LaunchFailure::Directory)?;
@@ -119,20 +136,31 @@ impl Actor {
         let attached = slot.attach().await.map_err(LaunchFailure::Slot)?;
         let spec = spec(attached.map(|(tap, namespace)| NetworkAttachment { tap, namespace }));
         let vmm = Arc::clone(&self.shared.vmm);
-        let machine = self.attend(async move { vmm.launch(spec).await }).await.map_err(LaunchFailure::Machine)?;
+        let machine = self
+            .attend(async move { vmm.launch(spec).await })
+            .await
+            .map_err(LaunchFailure::Machine)?;
         self.machine = Some(machine);
         Ok(())
     }
 
     /// A transition that records the slot and the process.
     pub(crate) fn machine_recorded(&self, transition: Transition) -> Transition {
-        let record = self.machine.as_ref().map(|machine| documents::write(&machine.record()));
-        transition.slot(self.slot.as_ref().map(|slot| slot.index())).machine(record.as_ref())
+        let record = self
+            .machine
+            .as_ref()
+            .map(|machine| documents::write(&machine.record()));
+        transition
+            .slot(self.slot.as_ref().map(|slot| slot.index()))
+            .machine(record.as_ref())
     }
 
     /// Opens the control session, letting the guest run first where it does not (`start`).
     pub(crate) fn opening(&self, start: bool) -> Step<impl Future<Output = Step<Session>> + use<>> {
-        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let machine = self
+            .machine
+            .clone()
+            .ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
         let output = self.output();
         let bound = self.shared.settings.session_bound;
         let id = self.id.clone();
@@ -168,10 +196,14 @@ impl Actor {
                 None => None,
             }
         };
-        let (told, failure) = self.attend_unless_ending(async { tokio::join!(told, called) }).await?;
+        let (told, failure) = self
+            .attend_unless_ending(async { tokio::join!(told, called) })
+            .await?;
         if let Err(error) = told {
             tracing::warn!(microvm_id = %self.id, error = %chain(&error), "the guest did not assume its identity");
-            return Err(self.unless_exited("The MicroVM's guest did not assume its identity.".into()));
+            return Err(
+                self.unless_exited("The MicroVM's guest did not assume its identity.".into())
+            );
         }
         failure.map_or(Ok(()), |reason| Err(self.unless_exited(reason)))
     }
@@ -183,10 +215,16 @@ impl Actor {
     }
 
     /// The call of a hook, where it is enabled.
-    pub(crate) fn hook_call(&self, hook: Hook) -> Option<(Hook, colibri_guest_protocol::message::HookCall)> {
+    pub(crate) fn hook_call(
+        &self,
+        hook: Hook,
+    ) -> Option<(Hook, colibri_guest_protocol::message::HookCall)> {
         let hooks = self.settings.hooks;
         let (bound, body) = match hook {
-            Hook::Run => (hooks.run_ms?, Some(run_body(&self.id, self.run_payload.as_deref()))),
+            Hook::Run => (
+                hooks.run_ms?,
+                Some(run_body(&self.id, self.run_payload.as_deref())),
+            ),
             Hook::Resume => (hooks.resume_ms?, None),
             Hook::Suspend => (hooks.suspend_ms?, None),
             Hook::Terminate => (hooks.terminate_ms?, None),

@@ -8,13 +8,24 @@ use colibri_wire::shape::common::{Page, Paging};
 use crate::failure::chain;
 
 /// Where a page starts.
-pub(crate) fn start(key: &PageKey, scope: &ListScope<'_>, paging: &Paging) -> Result<Option<Position>, ApiError> {
-    let Some(token) = &paging.next_token else { return Ok(None) };
+pub(crate) fn start(
+    key: &PageKey,
+    scope: &ListScope<'_>,
+    paging: &Paging,
+) -> Result<Option<Position>, ApiError> {
+    let Some(token) = &paging.next_token else {
+        return Ok(None);
+    };
     let cursor = key.cursor(scope, token)?;
     let position = cursor.split_once('/').and_then(|(created_at, row)| {
-        Some(Position { created_at: created_at.parse().ok()?, key: row.to_owned() })
+        Some(Position {
+            created_at: created_at.parse().ok()?,
+            key: row.to_owned(),
+        })
     });
-    position.map(Some).ok_or_else(|| ApiError::validation("Invalid nextToken"))
+    position
+        .map(Some)
+        .ok_or_else(|| ApiError::validation("Invalid nextToken"))
 }
 
 /// A page: filters apply after paging, as the service's do, so it can be empty and have a next one. Rows that
@@ -28,7 +39,11 @@ pub(crate) fn page<R, T>(
     for error in &listing.corrupt {
         tracing::error!(error = %chain(error), "a row was left out of a list");
     }
-    let next_token =
-        listing.next.map(|position| key.token(scope, &format!("{}/{}", position.created_at, position.key)));
-    Page { next_token, items: listing.rows.into_iter().filter_map(item).collect() }
+    let next_token = listing
+        .next
+        .map(|position| key.token(scope, &format!("{}/{}", position.created_at, position.key)));
+    Page {
+        next_token,
+        items: listing.rows.into_iter().filter_map(item).collect(),
+    }
 }

@@ -11,8 +11,8 @@ use colibri_wire::shape::common::Page;
 use colibri_wire::shape::configuration::CpuConfiguration;
 use colibri_wire::shape::image::{
     ListManagedMicrovmImageVersionsRequest, ListManagedMicrovmImageVersionsResponse,
-    ListManagedMicrovmImagesRequest, ListManagedMicrovmImagesResponse, ManagedImageSummary, ManagedImageVersion,
-    ManagedImageVersionStatus,
+    ListManagedMicrovmImagesRequest, ListManagedMicrovmImagesResponse, ManagedImageSummary,
+    ManagedImageVersion, ManagedImageVersionStatus,
 };
 
 use crate::control::Control;
@@ -39,7 +39,10 @@ impl Control {
             created_at: Timestamp::from_unix_millis(CREATED_AT),
             updated_at: None,
         };
-        Ok(Page { next_token: None, items: vec![item] })
+        Ok(Page {
+            next_token: None,
+            items: vec![item],
+        })
     }
 
     /// `ListManagedMicrovmImageVersions`
@@ -65,7 +68,10 @@ impl Control {
             created_at: Timestamp::from_unix_millis(CREATED_AT),
             updated_at: None,
         };
-        Ok(Page { next_token: None, items: vec![item] })
+        Ok(Page {
+            next_token: None,
+            items: vec![item],
+        })
     }
 
     /// The version of the base image that a plan asks for, or the newest.
@@ -77,7 +83,9 @@ impl Control {
                 plan.base_image
             )));
         }
-        let version = plan.base_version.unwrap_or(BaseImageVersion::of_number(VERSION));
+        let version = plan
+            .base_version
+            .unwrap_or(BaseImageVersion::of_number(VERSION));
         if version.number() != VERSION {
             return Err(ApiError::validation(format!(
                 "Version {} of base image {managed} does not exist. Available versions: {VERSION}",
@@ -88,8 +96,12 @@ impl Control {
     }
 
     fn managed_arn(&self) -> Result<ImageArn, ApiError> {
-        let name = ImageName::parse(NAME).ok_or_else(|| ApiError::internal("The managed image has no name"))?;
-        Ok(ImageArn::managed(self.shared.settings.place.region.clone(), name))
+        let name = ImageName::parse(NAME)
+            .ok_or_else(|| ApiError::internal("The managed image has no name"))?;
+        Ok(ImageArn::managed(
+            self.shared.settings.place.region.clone(),
+            name,
+        ))
     }
 }
 

@@ -12,8 +12,8 @@ use colibri_wire::id::timestamp::Timestamp;
 use colibri_wire::id::version::ImageVersion;
 use colibri_wire::page::ListScope;
 use colibri_wire::shape::microvm::{
-    GetMicrovmRequest, ListMicrovmsRequest, ListMicrovmsResponse, MicrovmDescription, MicrovmItem, MicrovmState,
-    ResumeMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest,
+    GetMicrovmRequest, ListMicrovmsRequest, ListMicrovmsResponse, MicrovmDescription, MicrovmItem,
+    MicrovmState, ResumeMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest,
 };
 use colibri_wire::{ApiError, check};
 use tokio::sync::mpsc::error::TrySendError;
@@ -55,8 +55,8 @@ pub(crate) fn state_name(phase: Phase) -> &'static str {
 impl Shared {
     /// A row as `GetMicrovm` and `RunMicrovm` show it.
     pub(crate) fn describe(&self, row: &Microvm) -> Result<MicrovmDescription, ApiError> {
-        let settings: LaunchSettings =
-            documents::read("microvms", &row.id, &row.settings).map_err(|error| store_failed(&error))?;
+        let settings: LaunchSettings = documents::read("microvms", &row.id, &row.settings)
+            .map_err(|error| store_failed(&error))?;
         Ok(MicrovmDescription {
             microvm_id: row.id.clone(),
             state: state_of(row.phase),
@@ -79,8 +79,9 @@ impl Shared {
     }
 
     pub(crate) fn own_arn(&self, image: &str) -> Result<ImageArn, ApiError> {
-        let name = ImageName::parse(image)
-            .ok_or_else(|| ApiError::internal("A stored image has a name that no image can have"))?;
+        let name = ImageName::parse(image).ok_or_else(|| {
+            ApiError::internal("A stored image has a name that no image can have")
+        })?;
         Ok(ImageArn::own(&self.settings.place, name))
     }
 }
@@ -94,9 +95,17 @@ impl Control {
     ///
     /// # Errors
     /// As the operation's.
-    pub async fn get_microvm(&self, request: GetMicrovmRequest) -> Result<MicrovmDescription, ApiError> {
+    pub async fn get_microvm(
+        &self,
+        request: GetMicrovmRequest,
+    ) -> Result<MicrovmDescription, ApiError> {
         let id = self.microvm_id(&request.microvm_identifier)?;
-        let row = self.shared.store.microvm(id).await.map_err(|error| store_failed(&error))?;
+        let row = self
+            .shared
+            .store
+            .microvm(id)
+            .await
+            .map_err(|error| store_failed(&error))?;
         let row = row.ok_or_else(|| fault::microvm_not_found(&request.microvm_identifier))?;
         self.shared.describe(&row)
     }
@@ -105,8 +114,15 @@ impl Control {
     ///
     /// # Errors
     /// As the operation's.
-    pub async fn list_microvms(&self, request: ListMicrovmsRequest) -> Result<ListMicrovmsResponse, ApiError> {
-        let image = request.image_identifier.as_deref().map(check::image_identifier).transpose()?;
+    pub async fn list_microvms(
+        &self,
+        request: ListMicrovmsRequest,
+    ) -> Result<ListMicrovmsResponse, ApiError> {
+        let image = request
+            .image_identifier
+            .as_deref()
+            .map(check::image_identifier)
+            .transpose()?;
         let version = request.image_version.as_deref();
         let filters: Vec<(&str, &str)> = [
             ("imageIdentifier", request.image_identifier.as_deref()),
@@ -115,13 +131,20 @@ impl Control {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-        let scope = ListScope { name: "ListMicrovms", filters: &filters };
+        let scope = ListScope {
+            name: "ListMicrovms",
+            filters: &filters,
+        };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
-        let listing = self.shared.store.microvms(after, request.paging.limit()).await;
+        let listing = self
+            .shared
+            .store
+            .microvms(after, request.paging.limit())
+            .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
         // A version that no image can have fits nothing.
-        let number = version.map(|text| ImageVersion::parse(text).map(ImageVersion::major).unwrap_or(0));
+        let number = version.map(|text| ImageVersion::parse(text).map_or(0, ImageVersion::major));
         let fits = |row: &Microvm| {
             image.as_ref().is_none_or(|arn| {
                 arn.is_of(&self.shared.settings.place) && arn.name().as_str() == row.image_name
@@ -146,7 +169,8 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn suspend_microvm(&self, request: SuspendMicrovmRequest) -> Result<(), ApiError> {
-        self.ask(&request.microvm_identifier, "suspended", Command::Suspend).await
+        self.ask(&request.microvm_identifier, "suspended", Command::Suspend)
+            .await
     }
 
     /// `ResumeMicrovm`: returns when the MicroVM is being resumed, or runs already.
@@ -154,19 +178,33 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn resume_microvm(&self, request: ResumeMicrovmRequest) -> Result<(), ApiError> {
-        self.ask(&request.microvm_identifier, "resumed", Command::Resume).await
+        self.ask(&request.microvm_identifier, "resumed", Command::Resume)
+            .await
     }
 
     /// `TerminateMicrovm`: returns when the MicroVM is `TERMINATING` or `TERMINATED`.
     ///
     /// # Errors
     /// As the operation's.
-    pub async fn terminate_microvm(&self, request: TerminateMicrovmRequest) -> Result<(), ApiError> {
+    pub async fn terminate_microvm(
+        &self,
+        request: TerminateMicrovmRequest,
+    ) -> Result<(), ApiError> {
         let handle = self.handle(&request.microvm_identifier)?;
-        if matches!(handle.status.borrow().phase, Phase::Terminating | Phase::Terminated) {
+        if matches!(
+            handle.status.borrow().phase,
+            Phase::Terminating | Phase::Terminated
+        ) {
             return Ok(());
         }
-        match self.ask(&request.microvm_identifier, "terminated", Command::Terminate).await {
+        match self
+            .ask(
+                &request.microvm_identifier,
+                "terminated",
+                Command::Terminate,
+            )
+            .await
+        {
             // It ended by itself meanwhile.
             Err(ApiError::Conflict { .. }) => Ok(()),
             other => other,
@@ -178,12 +216,19 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such MicroVM.
-    pub async fn microvm_reaches(&self, identifier: &str, states: &[MicrovmState]) -> Result<MicrovmState, ApiError> {
+    pub async fn microvm_reaches(
+        &self,
+        identifier: &str,
+        states: &[MicrovmState],
+    ) -> Result<MicrovmState, ApiError> {
         let handle = self.handle(identifier)?;
         let mut status = handle.status.clone();
         loop {
             let state = state_of(status.borrow_and_update().phase);
-            if states.contains(&state) || state == MicrovmState::Terminated || status.changed().await.is_err() {
+            if states.contains(&state)
+                || state == MicrovmState::Terminated
+                || status.changed().await.is_err()
+            {
                 return Ok(state);
             }
         }
@@ -197,7 +242,10 @@ impl Control {
 
     pub(crate) fn handle(&self, identifier: &str) -> Result<Arc<Handle>, ApiError> {
         let id = self.microvm_id(identifier)?;
-        self.shared.registry.by_id(&id).ok_or_else(|| fault::microvm_not_found(identifier))
+        self.shared
+            .registry
+            .by_id(&id)
+            .ok_or_else(|| fault::microvm_not_found(identifier))
     }
 
     async fn ask(
@@ -225,7 +273,9 @@ impl Control {
             Ok(Ok(outcome)) => outcome.map_err(|WrongPhase(phase)| wrong(phase)),
             // Its actor ended before it came to this command.
             Ok(Err(_)) => Err(wrong(Phase::Terminated)),
-            Err(_) => Err(ApiError::internal(format!("MicroVM {id} did not answer in time"))),
+            Err(_) => Err(ApiError::internal(format!(
+                "MicroVM {id} did not answer in time"
+            ))),
         }
     }
 }

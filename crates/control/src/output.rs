@@ -54,20 +54,26 @@ impl Output {
     pub(crate) async fn flush(&mut self) {
         let rest = std::mem::take(&mut self.rest);
         if !rest.is_empty() {
-            self.append(vec![String::from_utf8_lossy(&rest).into_owned()]).await;
+            self.append(vec![String::from_utf8_lossy(&rest).into_owned()])
+                .await;
         }
     }
 
     /// Output was lost on the way.
     pub(crate) async fn note_dropped(&mut self, bytes: u64) {
-        self.append(vec![format!("[{bytes} bytes of output were dropped]")]).await;
+        self.append(vec![format!("[{bytes} bytes of output were dropped]")])
+            .await;
     }
 
     async fn append(&self, lines: Vec<String>) {
-        let Some(target) = self.target.as_ref().filter(|_| !lines.is_empty()) else { return };
+        let Some(target) = self.target.as_ref().filter(|_| !lines.is_empty()) else {
+            return;
+        };
         let now = self.clock.now();
         let events = lines.into_iter().map(|line| (now, line)).collect();
-        self.sink.append(&target.group, &target.stream, events).await;
+        self.sink
+            .append(&target.group, &target.stream, events)
+            .await;
     }
 }
 
@@ -83,7 +89,9 @@ fn whole_lines(bytes: &mut Vec<u8>) -> Vec<String> {
             None if open.len() >= MAX_LINE => (MAX_LINE, 0),
             None => break,
         };
-        let line = open[..length].strip_suffix(b"\r").unwrap_or(&open[..length]);
+        let line = open[..length]
+            .strip_suffix(b"\r")
+            .unwrap_or(&open[..length]);
         lines.push(String::from_utf8_lossy(line).into_owned());
         begin += length + skipped;
     }

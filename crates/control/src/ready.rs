@@ -25,7 +25,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(slot: Arc<dyn Slot>) -> Arc<Self> {
-        Arc::new(Self { slot, since: Instant::now(), active: AtomicU64::new(0), closed: CancellationToken::new() })
+        Arc::new(Self {
+            slot,
+            since: Instant::now(),
+            active: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+        })
     }
 
     /// When the last byte crossed the endpoint; when it became ready, if none has.
@@ -47,7 +52,9 @@ pub struct ReadyMachine {
 
 impl std::fmt::Debug for ReadyMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReadyMachine").field("slot", &self.running.slot.index()).finish_non_exhaustive()
+        f.debug_struct("ReadyMachine")
+            .field("slot", &self.running.slot.index())
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,12 +65,18 @@ impl ReadyMachine {
     /// When nothing listens there, or the guest cannot be reached (any more).
     pub async fn connect(&self, port: u16) -> Result<Box<dyn GuestStream>, PortFailure> {
         if self.running.closed.is_cancelled() {
-            return Err(PortFailure::Unreachable(io::ErrorKind::ConnectionAborted.into()));
+            return Err(PortFailure::Unreachable(
+                io::ErrorKind::ConnectionAborted.into(),
+            ));
         }
-        self.running.slot.connect(port).await.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => PortFailure::Refused(port),
-            _ => PortFailure::Unreachable(error),
-        })
+        self.running
+            .slot
+            .connect(port)
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::ConnectionRefused => PortFailure::Refused(port),
+                _ => PortFailure::Unreachable(error),
+            })
     }
 
     /// Bytes crossed the endpoint now: the idle timer starts anew. Costs a clock reading and a store.
@@ -116,7 +129,11 @@ impl Control {
     /// # Errors
     /// As [`NotReady`] says.
     pub async fn ready(&self, microvm_id: &str) -> Result<ReadyMachine, NotReady> {
-        let handle = self.shared.registry.by_id(microvm_id).ok_or(NotReady::Ended)?;
+        let handle = self
+            .shared
+            .registry
+            .by_id(microvm_id)
+            .ok_or(NotReady::Ended)?;
         if handle.closed {
             return Err(NotReady::Closed);
         }
@@ -127,7 +144,10 @@ impl Control {
         let _place = Place::take(&handle.waiting, settings.max_waiting).ok_or(NotReady::TooMany)?;
         match timeout(settings.ready_bound, wait(&handle, handle.status.clone())).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(NotReady::Failed(format!("it took longer than {} s", settings.ready_bound.as_secs()))),
+            Err(_) => Err(NotReady::Failed(format!(
+                "it took longer than {} s",
+                settings.ready_bound.as_secs()
+            ))),
         }
     }
 }
@@ -148,7 +168,10 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn wait(handle: &Handle, mut status: watch::Receiver<Status>) -> Result<ReadyMachine, NotReady> {
+async fn wait(
+    handle: &Handle,
+    mut status: watch::Receiver<Status>,
+) -> Result<ReadyMachine, NotReady> {
     let failures = status.borrow_and_update().failures;
     loop {
         let now = status.borrow_and_update().clone();
@@ -161,7 +184,9 @@ async fn wait(handle: &Handle, mut status: watch::Receiver<Status>) -> Result<Re
         match now.phase {
             Phase::Terminating | Phase::Terminated => return Err(NotReady::Ended),
             Phase::Suspended if !handle.auto_resume => return Err(NotReady::Suspended),
-            Phase::Suspended | Phase::Suspending | Phase::Captured if handle.auto_resume => handle.wanted.notify_one(),
+            Phase::Suspended | Phase::Suspending | Phase::Captured if handle.auto_resume => {
+                handle.wanted.notify_one();
+            }
             _ => {}
         }
         status.changed().await.map_err(|_| NotReady::Ended)?;

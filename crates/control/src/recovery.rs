@@ -29,7 +29,10 @@ pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> 
     let shared = &control.shared;
     for directory in [shared.settings.microvms(), shared.settings.images()] {
         let made = tokio::fs::create_dir_all(&directory).await;
-        made.map_err(|source| StartFailure::Directory { path: directory, source })?;
+        made.map_err(|source| StartFailure::Directory {
+            path: directory,
+            source,
+        })?;
     }
     let microvms = shared.store.all_microvms().await?;
     report(&microvms.corrupt);
@@ -46,21 +49,38 @@ pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> 
 
 /// Whether the next daemon takes a machine in this phase over, where its process still lives.
 fn is_taken_over(phase: Phase) -> bool {
-    matches!(phase, Phase::Running | Phase::Suspending | Phase::Continuing)
+    matches!(
+        phase,
+        Phase::Running | Phase::Suspending | Phase::Continuing
+    )
 }
 
-async fn remove_leftovers(shared: &Shared, microvms: &Listing<Microvm>) -> Result<(), StartFailure> {
+async fn remove_leftovers(
+    shared: &Shared,
+    microvms: &Listing<Microvm>,
+) -> Result<(), StartFailure> {
     let taken_over = || microvms.rows.iter().filter(|row| is_taken_over(row.phase));
     // A row that cannot be read keeps what is its own: it may be repaired.
     let unreadable: Vec<String> = microvms.corrupt.iter().filter_map(key_of).collect();
-    let machines: Vec<String> = taken_over().map(|row| row.id.clone()).chain(unreadable.clone()).collect();
+    let machines: Vec<String> = taken_over()
+        .map(|row| row.id.clone())
+        .chain(unreadable.clone())
+        .collect();
     let slots: BTreeSet<u32> = taken_over().filter_map(|row| row.slot).collect();
     discard_build_machines(shared).await?;
-    let ended = shared.vmm.sweep(&shared.settings.data_directory, &machines).await.map_err(StartFailure::Machines)?;
+    let ended = shared
+        .vmm
+        .sweep(&shared.settings.data_directory, &machines)
+        .await
+        .map_err(StartFailure::Machines)?;
     if !ended.is_empty() {
         tracing::info!(machines = ?ended, "ended machines that an earlier daemon left");
     }
-    shared.network.sweep(&slots).await.map_err(StartFailure::Slots)?;
+    shared
+        .network
+        .sweep(&slots)
+        .await
+        .map_err(StartFailure::Slots)?;
     let live: BTreeSet<String> = microvms
         .rows
         .iter()
@@ -87,15 +107,26 @@ fn report(corrupt: &[StoreError]) {
 /// Machines of interrupted builds. Their slots are swept with the rest.
 async fn discard_build_machines(shared: &Shared) -> Result<(), StartFailure> {
     let builds = shared.store.unfinished_builds().await?;
-    for machine in builds.rows.iter().flat_map(|build| machines_of(&build.machines)) {
-        shared.vmm.discard(&machine.record).await.map_err(StartFailure::Machines)?;
+    for machine in builds
+        .rows
+        .iter()
+        .flat_map(|build| machines_of(&build.machines))
+    {
+        shared
+            .vmm
+            .discard(&machine.record)
+            .await
+            .map_err(StartFailure::Machines)?;
     }
     Ok(())
 }
 
 /// Removes what lies in a directory but the named entries.
 async fn remove_all_but(directory: &Path, keep: &BTreeSet<String>) -> Result<(), StartFailure> {
-    let failed = |source: io::Error| StartFailure::Directory { path: directory.to_owned(), source };
+    let failed = |source: io::Error| StartFailure::Directory {
+        path: directory.to_owned(),
+        source,
+    };
     let mut entries = tokio::fs::read_dir(directory).await.map_err(failed)?;
     while let Some(entry) = entries.next_entry().await.map_err(failed)? {
         let name = entry.file_name();
@@ -142,8 +173,13 @@ async fn resume_removals(control: &Arc<Control>) -> Result<(), StartFailure> {
                 ImageState::Deleting => images::remove(Arc::clone(shared), image.name).await,
                 ImageState::Updating => {
                     let all = shared.store.versions(image.id, None, PAGE).await?;
-                    for version in all.rows.iter().filter(|row| row.state == VersionState::Deleting) {
-                        versions::remove(Arc::clone(shared), image.name.clone(), version.version).await;
+                    for version in all
+                        .rows
+                        .iter()
+                        .filter(|row| row.state == VersionState::Deleting)
+                    {
+                        versions::remove(Arc::clone(shared), image.name.clone(), version.version)
+                            .await;
                     }
                 }
                 _ => {}
@@ -180,7 +216,11 @@ impl Actor {
         match self.attend(async move { vmm.adopt(record).await }).await {
             Ok(machine) => self.machine = Some(machine),
             Err(VmmError::Gone { .. }) => return self.process_is_gone().await,
-            Err(error) => return Err(Stopped::Failed(self.host_failed("take over its machine", &error))),
+            Err(error) => {
+                return Err(Stopped::Failed(
+                    self.host_failed("take over its machine", &error),
+                ));
+            }
         }
         self.recorded.machine = None;
         self.adopt_slot(slot).await?;
@@ -192,7 +232,9 @@ impl Actor {
         let index = index.ok_or_else(|| Stopped::Failed("The MicroVM lost its network.".into()))?;
         let network = Arc::clone(&self.shared.network);
         let slot = self.attend(async move { network.adopt(index).await }).await;
-        let slot = slot.map_err(|error| Stopped::Failed(self.host_failed("take over its network slot", &error)))?;
+        let slot = slot.map_err(|error| {
+            Stopped::Failed(self.host_failed("take over its network slot", &error))
+        })?;
         self.recorded.slot = None;
         self.slot = Some(slot);
         Ok(())
@@ -235,13 +277,26 @@ impl Actor {
     /// The process ended while no daemon looked: with the host, or by itself.
     async fn process_is_gone(&mut self) -> Step<()> {
         self.recorded.machine = None;
-        let manifest = self.shared.settings.microvm_directory(&self.id).join(MANIFEST_FILE);
+        let manifest = self
+            .shared
+            .settings
+            .microvm_directory(&self.id)
+            .join(MANIFEST_FILE);
         // The manifest is written last, and goes before the guest may run again: with it the suspension is whole.
-        if self.phase == Phase::Suspending && tokio::fs::try_exists(&manifest).await.unwrap_or(false) {
+        if self.phase == Phase::Suspending
+            && tokio::fs::try_exists(&manifest).await.unwrap_or(false)
+        {
             let now = self.shared.clock.now();
             self.suspended_at = Some(now);
-            return self.enter(Phase::Captured, Transition::to(Phase::Captured).suspended_at(Some(now))).await;
+            return self
+                .enter(
+                    Phase::Captured,
+                    Transition::to(Phase::Captured).suspended_at(Some(now)),
+                )
+                .await;
         }
-        Err(Stopped::Failed("The MicroVM stopped while the service was down.".into()))
+        Err(Stopped::Failed(
+            "The MicroVM stopped while the service was down.".into(),
+        ))
     }
 }

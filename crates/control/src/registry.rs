@@ -46,7 +46,12 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn of(phase: Phase) -> Self {
-        Self { phase, running: None, failures: 0, failure: None }
+        Self {
+            phase,
+            running: None,
+            failures: 0,
+            failure: None,
+        }
     }
 }
 
@@ -88,12 +93,21 @@ impl Registry {
     }
 
     pub(crate) fn by_id(&self, id: &str) -> Option<Arc<Handle>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+        self.entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .get(id)
+            .cloned()
     }
 
     pub(crate) fn by_label(&self, label: &str) -> Option<Arc<Handle>> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.ids.get(label).and_then(|id| entries.by_id.get(id)).cloned()
+        entries
+            .ids
+            .get(label)
+            .and_then(|id| entries.by_id.get(id))
+            .cloned()
     }
 
     pub(crate) fn remove(&self, id: &str) {

@@ -29,7 +29,12 @@ impl Actor {
     pub(crate) async fn begin_resume(&mut self) {
         self.intents.wake = false;
         // Only an end that came in between stops it.
-        let _ = self.enter(Phase::Resuming, Transition::to(Phase::Resuming).reason(None)).await;
+        let _ = self
+            .enter(
+                Phase::Resuming,
+                Transition::to(Phase::Resuming).reason(None),
+            )
+            .await;
     }
 
     /// Up to the moment before the guest runs, everything can be undone.
@@ -77,8 +82,11 @@ impl Actor {
     async fn stay_suspended(&mut self, reason: String) {
         self.let_go().await;
         self.intents.wake = false;
-        self.fail(reason.clone());
-        let transition = Transition::to(Phase::Suspended).reason(Some(reason)).slot(None).machine(None);
+        self.failure = Some(reason.clone());
+        let transition = Transition::to(Phase::Suspended)
+            .reason(Some(reason))
+            .slot(None)
+            .machine(None);
         // Only an end that came in between stops it.
         let _ = self.enter(Phase::Suspended, transition).await;
     }
@@ -95,12 +103,22 @@ impl Actor {
         let opened = self.opening(start)?;
         let dropped = self.dropping_suspension();
         // The suspension is void since this phase was written: it goes while the guest wakes.
-        let (session, dropped) = self.attend_unless_ending(async { tokio::join!(opened, dropped) }).await?;
+        let (session, dropped) = self
+            .attend_unless_ending(async { tokio::join!(opened, dropped) })
+            .await?;
         self.session = Some(session?);
-        dropped.map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))?;
+        dropped.map_err(|error| {
+            Stopped::Failed(self.host_failed("remove a spent suspension", &error))
+        })?;
         self.become_itself(Some(Hook::Resume)).await?;
         self.suspended_at = None;
-        self.enter(Phase::Running, Transition::to(Phase::Running).reason(None).suspended_at(None)).await
+        self.enter(
+            Phase::Running,
+            Transition::to(Phase::Running)
+                .reason(None)
+                .suspended_at(None),
+        )
+        .await
     }
 
     fn dropping_suspension(&self) -> impl Future<Output = Result<(), VmmError>> + use<> {
@@ -117,6 +135,7 @@ impl Actor {
     pub(crate) async fn drop_suspension(&mut self) -> Step<()> {
         let dropping = self.dropping_suspension();
         let dropped = self.attend(dropping).await;
-        dropped.map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))
+        dropped
+            .map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))
     }
 }

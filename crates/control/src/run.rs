@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use colibri_network::Egress;
 use colibri_store::{
-    Admission, Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord, VersionState,
-    VersionStatus,
+    Admission, Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord,
+    VersionState, VersionStatus,
 };
 use colibri_wire::check::configuration::{BuildPlan, HookPlan};
 use colibri_wire::check::run::{RunPlan, WantedVersion};
@@ -67,7 +67,10 @@ impl Control {
     ///
     /// # Errors
     /// As the operation's.
-    pub async fn run_microvm(self: &Arc<Self>, request: RunMicrovmRequest) -> Result<MicrovmDescription, ApiError> {
+    pub async fn run_microvm(
+        self: &Arc<Self>,
+        request: RunMicrovmRequest,
+    ) -> Result<MicrovmDescription, ApiError> {
         let settings = &self.shared.settings;
         let plan = RunPlan::of(&request, &settings.place)?;
         let token = self.client_token("RunMicrovm", request.client_token.as_deref(), &request)?;
@@ -79,21 +82,30 @@ impl Control {
             return Err(fault::run_hook_needed());
         }
         let new = self.new_microvm(plan, &source)?;
-        let limit = Admission { running: settings.max_running, running_memory_mib: settings.max_memory_mib };
+        let limit = Admission {
+            running: settings.max_running,
+            running_memory_mib: settings.max_memory_mib,
+        };
         let shared = Arc::clone(&self.shared);
         let hash = token.as_ref().map(|token| token.request_hash.clone());
         let describe = move |row: &Microvm| match shared.describe(row) {
             Ok(description) => documents::write(&description),
             Err(_) => serde_json::Value::Null,
         };
-        let outcome = self.shared.store.admit_microvm(new, limit, token, describe).await;
+        let outcome = self
+            .shared
+            .store
+            .admit_microvm(new, limit, token, describe)
+            .await;
         match outcome.map_err(|error| store_failed(&error))? {
             RunOutcome::Admitted(row) => self.admitted(*row),
             RunOutcome::Replayed(record) => {
                 same_request(&record, hash.as_deref().unwrap_or_default())?;
                 self.replay_run(&record).await
             }
-            RunOutcome::NoBuild => Err(fault::no_active_version(&self.own_arn(&source.image_name)?)),
+            RunOutcome::NoBuild => {
+                Err(fault::no_active_version(&self.own_arn(&source.image_name)?))
+            }
             RunOutcome::NoCapacity(in_use) => Err(ApiError::InsufficientCapacity {
                 message: format!(
                     "This host runs {} MicroVMs with {} MiB of memory and has no room for one more; terminate or \
@@ -126,14 +138,21 @@ impl Control {
             WantedVersion::Exact(version) => version.major(),
             WantedVersion::Impossible => return Err(none()),
         };
-        let version = store.version(image.id, number).await.map_err(failed)?.ok_or_else(none)?;
+        let version = store
+            .version(image.id, number)
+            .await
+            .map_err(failed)?
+            .ok_or_else(none)?;
         if version.state != VersionState::Successful || version.status != VersionStatus::Active {
             return Err(none());
         }
         let key = format!("{}/{number}", image.id);
         let configuration: ImageConfiguration =
             documents::read("image_versions", &key, &version.config).map_err(failed)?;
-        let built = BuildPlan::of(&configuration_as_given(configuration), &self.shared.settings.place)?;
+        let built = BuildPlan::of(
+            &configuration_as_given(configuration),
+            &self.shared.settings.place,
+        )?;
         let build = self.build_for_host(image.id, number, &image.name).await?;
         Ok(Source {
             image_name: image.name,
@@ -146,11 +165,23 @@ impl Control {
     }
 
     /// The build that this host can run: a base belongs to the accelerator and CPU model that it was frozen on.
-    async fn build_for_host(&self, image_id: i64, version: u32, name: &str) -> Result<Build, ApiError> {
-        let builds = self.shared.store.builds(image_id, version, None, BUILDS).await;
+    async fn build_for_host(
+        &self,
+        image_id: i64,
+        version: u32,
+        name: &str,
+    ) -> Result<Build, ApiError> {
+        let builds = self
+            .shared
+            .store
+            .builds(image_id, version, None, BUILDS)
+            .await;
         let builds = builds.map_err(|error| store_failed(&error))?;
         let host = &self.shared.host;
-        let mut built = builds.rows.into_iter().filter(|build| build.state == BuildState::Successful);
+        let mut built = builds
+            .rows
+            .into_iter()
+            .filter(|build| build.state == BuildState::Successful);
         built.find(|build| build.chipset_generation == host.generation).ok_or_else(|| {
             ApiError::InsufficientCapacity {
                 message: format!(
@@ -167,7 +198,13 @@ impl Control {
         let id = MicrovmId::from_random(Uuid::new_v4().into_bytes()).to_string();
         let egress = plan.egress.unwrap_or_else(|| vec![source.egress.clone()]);
         let reach = reach_of(&egress)?;
-        let log = log_target(plan.logging.as_ref(), &source.image_name, source.version, &id, now);
+        let log = log_target(
+            plan.logging.as_ref(),
+            &source.image_name,
+            source.version,
+            &id,
+            now,
+        );
         let settings = LaunchSettings {
             idle_policy: plan.idle_policy,
             maximum_duration_seconds: plan.maximum_duration_seconds,
@@ -207,7 +244,8 @@ impl Control {
         request: &T,
     ) -> Result<Option<ClientToken>, ApiError> {
         let Some(token) = token else { return Ok(None) };
-        let hash = fingerprint(request).map_err(|_| ApiError::internal("The request could not be fingerprinted"))?;
+        let hash = fingerprint(request)
+            .map_err(|_| ApiError::internal("The request could not be fingerprinted"))?;
         Ok(Some(ClientToken {
             account: self.shared.settings.place.account.as_str().to_owned(),
             operation,
@@ -218,9 +256,16 @@ impl Control {
     }
 
     /// What an earlier call under the same token brought; refused when that was another request.
-    pub(crate) async fn replayed(&self, token: Option<&ClientToken>) -> Result<Option<TokenRecord>, ApiError> {
+    pub(crate) async fn replayed(
+        &self,
+        token: Option<&ClientToken>,
+    ) -> Result<Option<TokenRecord>, ApiError> {
         let Some(token) = token else { return Ok(None) };
-        let found = self.shared.store.token(token.account.clone(), token.operation, token.token.clone()).await;
+        let found = self
+            .shared
+            .store
+            .token(token.account.clone(), token.operation, token.token.clone())
+            .await;
         let found = found.map_err(|error| store_failed(&error))?;
         if let Some(record) = &found {
             same_request(record, &token.request_hash)?;
@@ -235,28 +280,46 @@ fn same_request(record: &TokenRecord, hash: &str) -> Result<(), ApiError> {
     }
     Err(ApiError::conflict(
         "The client token was used before with other parameters",
-        ResourceName { kind: None, id: Some(record.resource_id.clone()) },
+        ResourceName {
+            kind: None,
+            id: Some(record.resource_id.clone()),
+        },
     ))
 }
 
 /// The echoed form of a base version (`1.0`) is refused on input, so it is left out: it was checked when the
 /// version was made.
 pub(crate) fn configuration_as_given(configuration: ImageConfiguration) -> ImageConfiguration {
-    ImageConfiguration { base_image_version: None, ..configuration }
+    ImageConfiguration {
+        base_image_version: None,
+        ..configuration
+    }
 }
 
 /// What the network lets out for these connectors.
 pub(crate) fn reach_of(connectors: &[ConnectorArn]) -> Result<Egress, ApiError> {
     for connector in connectors {
         if connector.as_managed() != Some(ManagedConnector::InternetEgress) {
-            return Err(ApiError::validation(format!("Network connector {connector} does not exist")));
+            return Err(ApiError::validation(format!(
+                "Network connector {connector} does not exist"
+            )));
         }
     }
-    Ok(if connectors.is_empty() { Egress::Sealed } else { Egress::Internet })
+    Ok(if connectors.is_empty() {
+        Egress::Sealed
+    } else {
+        Egress::Internet
+    })
 }
 
 /// Group and stream of an application's output (specification, section 17).
-fn log_target(logging: Option<&Logging>, image: &str, version: u32, id: &str, now: i64) -> Option<LogTarget> {
+fn log_target(
+    logging: Option<&Logging>,
+    image: &str,
+    version: u32,
+    id: &str,
+    now: i64,
+) -> Option<LogTarget> {
     let chosen = match logging {
         Some(Logging::Disabled(_)) => return None,
         Some(Logging::CloudWatch(chosen)) => Some(chosen),
@@ -279,7 +342,12 @@ pub(crate) fn default_group(image: &str) -> String {
 pub(crate) fn day(unix_millis: i64) -> String {
     let date = time::OffsetDateTime::from_unix_timestamp(unix_millis.div_euclid(1000))
         .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    format!("{:04}/{:02}/{:02}", date.year(), u8::from(date.month()), date.day())
+    format!(
+        "{:04}/{:02}/{:02}",
+        date.year(),
+        u8::from(date.month()),
+        date.day()
+    )
 }
 
 #[cfg(test)]
@@ -293,7 +361,9 @@ mod tests {
 
     #[test]
     fn a_shell_needs_its_connector_and_no_all_ingress_beside_it() {
-        let arn = |name: &str| format!("arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:{name}");
+        let arn = |name: &str| {
+            format!("arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:{name}")
+        };
         assert!(ingress_of(&[arn("HTTP_INGRESS"), arn("SHELL_INGRESS")]).shell);
         assert!(!ingress_of(&[arn("ALL_INGRESS"), arn("SHELL_INGRESS")]).shell);
         assert!(ingress_of(&[arn("NO_INGRESS")]).closed);

@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use colibri_guest_protocol::client::{ClientError, GuestClient, GuestEvent};
-use colibri_guest_protocol::message::{ApplicationExit, Event, HookCall, HookOutcome, Identity, Stop};
+use colibri_guest_protocol::message::{
+    ApplicationExit, Event, HookCall, HookOutcome, Identity, Stop,
+};
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::{ControlStream, Machine};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -61,10 +63,15 @@ impl Client {
 
     /// How a hook ended; an agent that does not answer counts as a hook that does not.
     pub(crate) async fn call_hook(&self, call: HookCall) -> HookOutcome {
-        self.guest.call_hook(call, SLACK).await.unwrap_or_else(|error| match error {
-            ClientError::TimedOut { .. } => HookOutcome::TimedOut,
-            other => HookOutcome::Broken { reason: other.to_string() },
-        })
+        self.guest
+            .call_hook(call, SLACK)
+            .await
+            .unwrap_or_else(|error| match error {
+                ClientError::TimedOut { .. } => HookOutcome::TimedOut,
+                other => HookOutcome::Broken {
+                    reason: other.to_string(),
+                },
+            })
     }
 
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), ClientError> {
@@ -96,13 +103,24 @@ impl Session {
             machine.resume().await?;
         }
         let stream_gone = CancellationToken::new();
-        let stream = Tracked { stream, _gone: stream_gone.clone().drop_guard() };
+        let stream = Tracked {
+            stream,
+            _gone: stream_gone.clone().drop_guard(),
+        };
         let (events, unasked) = mpsc::channel(EVENTS);
         let guest = GuestClient::connect(stream, events, bound).await?;
-        let exit = guest.hello().application_exit.map_or(Heard::Nothing, |exit| Heard::Exited(exit.code));
+        let exit = guest
+            .hello()
+            .application_exit
+            .map_or(Heard::Nothing, |exit| Heard::Exited(exit.code));
         let (tell, heard) = watch::channel(exit);
         let listener = AbortOnDropHandle::new(tokio::spawn(listen(unasked, tell, output)));
-        Ok(Self { client: Arc::new(Client { guest }), heard, stream_gone, _listener: listener })
+        Ok(Self {
+            client: Arc::new(Client { guest }),
+            heard,
+            stream_gone,
+            _listener: listener,
+        })
     }
 
     pub(crate) fn client(&self) -> Arc<Client> {
@@ -119,7 +137,12 @@ impl Session {
 
     /// Returns the application's exit code when it ends, nothing when the session is lost.
     pub(crate) async fn application_exit(&mut self) -> Option<i32> {
-        match self.heard.wait_for(|heard| *heard != Heard::Nothing).await.map(|heard| *heard) {
+        match self
+            .heard
+            .wait_for(|heard| *heard != Heard::Nothing)
+            .await
+            .map(|heard| *heard)
+        {
             Ok(Heard::Exited(code)) => Some(code),
             _ => None,
         }
@@ -157,7 +180,9 @@ impl Actor {
     async fn try_reopen_session(&mut self) -> Step<()> {
         self.close_session().await;
         if let Some(machine) = self.machine.clone()
-            && let Ok(cause) = self.attend(timeout(LOSS_PAUSE, async move { machine.exited().await })).await
+            && let Ok(cause) = self
+                .attend(timeout(LOSS_PAUSE, async move { machine.exited().await }))
+                .await
         {
             return Err(Stopped::Failed(process_reason(&cause)));
         }
@@ -167,7 +192,11 @@ impl Actor {
     }
 }
 
-async fn listen(mut unasked: mpsc::Receiver<GuestEvent>, tell: watch::Sender<Heard>, mut output: Output) {
+async fn listen(
+    mut unasked: mpsc::Receiver<GuestEvent>,
+    tell: watch::Sender<Heard>,
+    mut output: Output,
+) {
     while let Some(event) = unasked.recv().await {
         match event {
             GuestEvent::Stdout(bytes) | GuestEvent::Stderr(bytes) => output.write(&bytes).await,
@@ -199,13 +228,21 @@ struct Tracked {
 }
 
 impl AsyncRead for Tracked {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Tracked {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

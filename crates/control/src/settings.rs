@@ -67,7 +67,12 @@ pub struct Settings {
 impl Settings {
     /// The defaults for a place, a data directory and an endpoint form.
     #[must_use]
-    pub fn new(place: Place, data_directory: PathBuf, endpoint: EndpointForm, page_key: PageKey) -> Self {
+    pub fn new(
+        place: Place,
+        data_directory: PathBuf,
+        endpoint: EndpointForm,
+        page_key: PageKey,
+    ) -> Self {
         Self {
             place,
             data_directory,
@@ -100,7 +105,10 @@ impl Settings {
     /// Directory of a build's base.
     #[must_use]
     pub fn base_directory(&self, image: &str, version: u32, build: &str) -> PathBuf {
-        self.images().join(image).join(format!("{version}.0")).join(build)
+        self.images()
+            .join(image)
+            .join(format!("{version}.0"))
+            .join(build)
     }
 
     pub(crate) fn microvms(&self) -> PathBuf {
@@ -122,6 +130,14 @@ impl Settings {
 /// Memory of this host, MiB (`MemTotal` of proc(5)).
 fn host_memory_mib() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+    let total = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib / 1024)
 }

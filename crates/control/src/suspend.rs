@@ -16,7 +16,12 @@ impl Actor {
     pub(crate) async fn begin_suspend(&mut self) {
         self.forget_wakes().await;
         // Only an end that came in between stops it.
-        let _ = self.enter(Phase::Suspending, Transition::to(Phase::Suspending).reason(None)).await;
+        let _ = self
+            .enter(
+                Phase::Suspending,
+                Transition::to(Phase::Suspending).reason(None),
+            )
+            .await;
     }
 
     pub(crate) async fn suspend(&mut self) {
@@ -35,7 +40,10 @@ impl Actor {
             return self.run_again(None, back).await;
         }
         self.close_session().await;
-        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let machine = self
+            .machine
+            .clone()
+            .ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
         let suspending = Arc::clone(&machine);
         let captured = self.attend(async move { suspending.suspend().await }).await;
         self.unless_ending()?;
@@ -51,7 +59,11 @@ impl Actor {
                 );
                 let now = self.shared.clock.now();
                 self.suspended_at = Some(now);
-                self.enter(Phase::Captured, Transition::to(Phase::Captured).suspended_at(Some(now))).await
+                self.enter(
+                    Phase::Captured,
+                    Transition::to(Phase::Captured).suspended_at(Some(now)),
+                )
+                .await
             }
         }
     }
@@ -63,7 +75,9 @@ impl Actor {
             VmmError::Ended { .. } | VmmError::Gone { .. } => {
                 return Err(Stopped::Failed("The MicroVM stopped unexpectedly.".into()));
             }
-            VmmError::StorageFull { .. } => "The MicroVM could not be suspended: no space left. It keeps running.",
+            VmmError::StorageFull { .. } => {
+                "The MicroVM could not be suspended: no space left. It keeps running."
+            }
             _ => "The MicroVM could not be suspended. It keeps running.",
         };
         let opened = self.opening(false)?;
@@ -73,9 +87,16 @@ impl Actor {
 
     /// Traffic came while the guest was captured: the suspension is dropped and the guest goes on.
     async fn cancel(&mut self, back: Option<Hook>) -> Step<()> {
-        let machine = self.machine.clone().ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
-        let dropped = self.attend(async move { machine.forget_suspension().await }).await;
-        dropped.map_err(|error| Stopped::Failed(self.host_failed("drop a cancelled suspension", &error)))?;
+        let machine = self
+            .machine
+            .clone()
+            .ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))?;
+        let dropped = self
+            .attend(async move { machine.forget_suspension().await })
+            .await;
+        dropped.map_err(|error| {
+            Stopped::Failed(self.host_failed("drop a cancelled suspension", &error))
+        })?;
         let opened = self.opening(true)?;
         self.session = Some(self.attend_unless_ending(opened).await??);
         self.run_again(None, back).await
@@ -86,7 +107,11 @@ impl Actor {
     async fn run_again(&mut self, reason: Option<String>, back: Option<Hook>) -> Step<()> {
         self.intents.wake = false;
         self.become_itself(back).await?;
-        self.enter(Phase::Running, Transition::to(Phase::Running).reason(reason)).await
+        self.enter(
+            Phase::Running,
+            Transition::to(Phase::Running).reason(reason),
+        )
+        .await
     }
 
     /// A captured MicroVM lets go of its process and its slot.
@@ -105,22 +130,29 @@ impl Actor {
         }
         if let Some(record) = self.recorded.machine.take() {
             let vmm = Arc::clone(&self.shared.vmm);
-            self.persevere("end its machine", || vmm.discard(&record)).await;
+            self.persevere("end its machine", || vmm.discard(&record))
+                .await;
         }
         if let Some(index) = self.recorded.slot.take() {
             // One that cannot be had is gone; the next daemon sweeps what this is wrong about.
             self.slot = self.shared.network.adopt(index).await.ok();
         }
         if let Some(slot) = self.slot.take() {
-            self.persevere("release its network slot", || release(&slot)).await;
+            self.persevere("release its network slot", || release(&slot))
+                .await;
         }
     }
 
     /// Calls a hook and waits for it; true when it is enabled.
     async fn call(&mut self, hook: Hook) -> Step<bool> {
-        let Some((hook, call)) = self.hook_call(hook) else { return Ok(false) };
+        let Some((hook, call)) = self.hook_call(hook) else {
+            return Ok(false);
+        };
         let client = self.client()?;
-        let outcome = self.attend_unless_ending(async move { client.call_hook(call).await }).await?;
-        hook.failure(&outcome).map_or(Ok(true), |reason| Err(self.unless_exited(reason)))
+        let outcome = self
+            .attend_unless_ending(async move { client.call_hook(call).await })
+            .await?;
+        hook.failure(&outcome)
+            .map_or(Ok(true), |reason| Err(self.unless_exited(reason)))
     }
 }

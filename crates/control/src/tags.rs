@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use colibri_store::StoreError;
 use colibri_wire::id::image::ImageArn;
-use colibri_wire::shape::tag::{ListTagsRequest, ListTagsResponse, TagResourceRequest, UntagResourceRequest};
+use colibri_wire::shape::tag::{
+    ListTagsRequest, ListTagsResponse, TagResourceRequest, UntagResourceRequest,
+};
 use colibri_wire::{ApiError, fault};
 use serde_json::Value;
 
@@ -22,9 +24,16 @@ impl Control {
     /// As the operation's.
     pub async fn list_tags(&self, request: ListTagsRequest) -> Result<ListTagsResponse, ApiError> {
         let arn = self.tagged(&request.resource)?;
-        let image = self.shared.store.image(arn.name().to_string()).await.map_err(|error| failed(&error))?;
+        let image = self
+            .shared
+            .store
+            .image(arn.name().to_string())
+            .await
+            .map_err(|error| failed(&error))?;
         let image = image.ok_or_else(|| fault::image_not_found(&arn))?;
-        Ok(ListTagsResponse { tags: read(&image.tags) })
+        Ok(ListTagsResponse {
+            tags: read(&image.tags),
+        })
     }
 
     /// `TagResource`: other tags stay.
@@ -33,14 +42,24 @@ impl Control {
     /// As the operation's.
     pub async fn tag_resource(&self, request: TagResourceRequest) -> Result<(), ApiError> {
         let arn = self.tagged(&request.resource)?;
-        let now = self.list_tags(ListTagsRequest { resource: request.resource }).await?.tags;
-        let all = now.keys().chain(request.tags.keys()).collect::<std::collections::BTreeSet<_>>().len();
+        let now = self
+            .list_tags(ListTagsRequest {
+                resource: request.resource,
+            })
+            .await?
+            .tags;
+        let all = now
+            .keys()
+            .chain(request.tags.keys())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len();
         if all > MAX_TAGS {
             return Err(ApiError::InvalidParameterValue {
                 message: format!("A resource has at most {MAX_TAGS} tags; this would make {all}"),
             });
         }
-        self.change(&arn, move |tags| tags.extend(request.tags)).await
+        self.change(&arn, move |tags| tags.extend(request.tags))
+            .await
     }
 
     /// `UntagResource`: keys that are not there are fine.
@@ -49,18 +68,24 @@ impl Control {
     /// As the operation's.
     pub async fn untag_resource(&self, request: UntagResourceRequest) -> Result<(), ApiError> {
         let arn = self.tagged(&request.resource)?;
-        self.change(&arn, move |tags| tags.retain(|key, _| !request.tag_keys.contains(key))).await
+        self.change(&arn, move |tags| {
+            tags.retain(|key, _| !request.tag_keys.contains(key));
+        })
+        .await
     }
 
     async fn change<F>(&self, arn: &ImageArn, change: F) -> Result<(), ApiError>
     where
         F: FnOnce(&mut BTreeMap<String, String>) + Send + 'static,
     {
-        let changed = self.shared.store.change_tags(arn.name().to_string(), move |tags| {
-            let mut tags = read(&tags);
-            change(&mut tags);
-            documents::write(&tags)
-        });
+        let changed = self
+            .shared
+            .store
+            .change_tags(arn.name().to_string(), move |tags| {
+                let mut tags = read(&tags);
+                change(&mut tags);
+                documents::write(&tags)
+            });
         changed.await.map_err(|error| match error {
             StoreError::Missing { .. } => fault::image_not_found(arn),
             other => failed(&other),
@@ -85,5 +110,7 @@ pub(crate) fn read(tags: &Value) -> BTreeMap<String, String> {
 
 fn failed(error: &StoreError) -> ApiError {
     tracing::error!(error = %chain(error), "the state database failed");
-    ApiError::Service { message: "The service's state could not be read or written".into() }
+    ApiError::Service {
+        message: "The service's state could not be read or written".into(),
+    }
 }

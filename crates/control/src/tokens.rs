@@ -27,7 +27,12 @@ pub trait TokenMint: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the key cannot be used.
-    fn endpoint_token(&self, microvm_id: &str, ports: &AllowedPorts, minutes: u32) -> Result<String, MintFailure>;
+    fn endpoint_token(
+        &self,
+        microvm_id: &str,
+        ports: &AllowedPorts,
+        minutes: u32,
+    ) -> Result<String, MintFailure>;
 
     /// A token for a MicroVM's shell.
     ///
@@ -48,8 +53,13 @@ impl Control {
         let minutes = expiration_minutes(request.expiration_in_minutes)?;
         let ports = allowed_ports(&request.allowed_ports)?;
         let handle = self.live(&request.microvm_identifier, "given a token")?;
-        let token = self.shared.tokens.endpoint_token(&handle.endpoint.microvm_id, &ports, minutes);
-        token.map(AuthTokenResponse::with_token).map_err(|failure| mint_failed(&failure))
+        let token = self
+            .shared
+            .tokens
+            .endpoint_token(&handle.endpoint.microvm_id, &ports, minutes);
+        token
+            .map(AuthTokenResponse::with_token)
+            .map_err(|failure| mint_failed(&failure))
     }
 
     /// `CreateMicrovmShellAuthToken`
@@ -68,17 +78,30 @@ impl Control {
                  to create a shell auth token",
             ));
         }
-        let token = self.shared.tokens.shell_token(&handle.endpoint.microvm_id, minutes);
-        token.map(AuthTokenResponse::with_token).map_err(|failure| mint_failed(&failure))
+        let token = self
+            .shared
+            .tokens
+            .shell_token(&handle.endpoint.microvm_id, minutes);
+        token
+            .map(AuthTokenResponse::with_token)
+            .map_err(|failure| mint_failed(&failure))
     }
 
     /// A MicroVM that has not ended and does not.
-    fn live(&self, identifier: &str, attempted: &str) -> Result<std::sync::Arc<crate::registry::Handle>, ApiError> {
+    fn live(
+        &self,
+        identifier: &str,
+        attempted: &str,
+    ) -> Result<std::sync::Arc<crate::registry::Handle>, ApiError> {
         let handle = self.handle(identifier)?;
         let phase = handle.status.borrow().phase;
         if matches!(phase, Phase::Terminating | Phase::Terminated) {
             let id = &handle.endpoint.microvm_id;
-            return Err(fault::microvm_in_wrong_state(id, attempted, state_name(phase)));
+            return Err(fault::microvm_in_wrong_state(
+                id,
+                attempted,
+                state_name(phase),
+            ));
         }
         Ok(handle)
     }

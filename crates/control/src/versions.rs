@@ -12,11 +12,12 @@ use colibri_wire::id::version::ImageVersion;
 use colibri_wire::page::ListScope;
 use colibri_wire::shape::common::{Architecture, Chipset};
 use colibri_wire::shape::image::{
-    BuildState as ApiBuildState, DeleteMicrovmImageVersionRequest, DeleteMicrovmImageVersionResponse,
-    GetMicrovmImageBuildRequest, GetMicrovmImageBuildResponse, GetMicrovmImageVersionRequest, ImageBuildSummary,
-    ImageVersionDescription, ImageVersionState, ImageVersionStatus, ListMicrovmImageBuildsRequest,
-    ListMicrovmImageBuildsResponse, ListMicrovmImageVersionsRequest, ListMicrovmImageVersionsResponse,
-    SnapshotBuild, UpdateMicrovmImageVersionRequest,
+    BuildState as ApiBuildState, DeleteMicrovmImageVersionRequest,
+    DeleteMicrovmImageVersionResponse, GetMicrovmImageBuildRequest, GetMicrovmImageBuildResponse,
+    GetMicrovmImageVersionRequest, ImageBuildSummary, ImageVersionDescription, ImageVersionState,
+    ImageVersionStatus, ListMicrovmImageBuildsRequest, ListMicrovmImageBuildsResponse,
+    ListMicrovmImageVersionsRequest, ListMicrovmImageVersionsResponse, SnapshotBuild,
+    UpdateMicrovmImageVersionRequest,
 };
 use colibri_wire::{ApiError, fault};
 
@@ -56,10 +57,14 @@ fn build_state_of(state: BuildState) -> ApiBuildState {
 }
 
 impl Shared {
-    fn describe_version(&self, image: &Image, version: Version) -> Result<ImageVersionDescription, ApiError> {
+    fn describe_version(
+        &self,
+        image: &Image,
+        version: Version,
+    ) -> Result<ImageVersionDescription, ApiError> {
         let key = format!("{}/{}", version.image_id, version.version);
-        let configuration =
-            documents::read("image_versions", &key, &version.config).map_err(|error| store_failed(&error))?;
+        let configuration = documents::read("image_versions", &key, &version.config)
+            .map_err(|error| store_failed(&error))?;
         let tags = tags::read(&image.tags);
         Ok(ImageVersionDescription {
             configuration,
@@ -77,9 +82,10 @@ impl Shared {
     fn summarize_build(&self, build: &Build) -> Result<ImageBuildSummary, ApiError> {
         let enumeration = |text: &str| serde_json::Value::String(text.into());
         let architecture: Architecture =
-            documents::read("builds", &build.id, &enumeration(&build.architecture)).map_err(|e| store_failed(&e))?;
-        let chipset: Chipset =
-            documents::read("builds", &build.id, &enumeration(&build.chipset)).map_err(|e| store_failed(&e))?;
+            documents::read("builds", &build.id, &enumeration(&build.architecture))
+                .map_err(|e| store_failed(&e))?;
+        let chipset: Chipset = documents::read("builds", &build.id, &enumeration(&build.chipset))
+            .map_err(|e| store_failed(&e))?;
         Ok(ImageBuildSummary {
             image_arn: self.arn_text(&build.image_name)?,
             image_version: ImageVersion::of_major(build.version).to_string(),
@@ -119,12 +125,21 @@ impl Control {
         let arn = check::image_identifier(&request.image_identifier)?;
         let image = self.own_image(&arn).await?;
         let parent = arn.to_string();
-        let scope = ListScope { name: "ListMicrovmImageVersions", filters: &[("imageIdentifier", &parent)] };
+        let scope = ListScope {
+            name: "ListMicrovmImageVersions",
+            filters: &[("imageIdentifier", &parent)],
+        };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
-        let listing = self.shared.store.versions(image.id, after, request.paging.limit()).await;
+        let listing = self
+            .shared
+            .store
+            .versions(image.id, after, request.paging.limit())
+            .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
-        Ok(lists::page(key, &scope, listing, |version| self.shared.describe_version(&image, version).ok()))
+        Ok(lists::page(key, &scope, listing, |version| {
+            self.shared.describe_version(&image, version).ok()
+        }))
     }
 
     /// `UpdateMicrovmImageVersion`
@@ -141,19 +156,28 @@ impl Control {
             ImageVersionStatus::Active => VersionStatus::Active,
             ImageVersionStatus::Inactive => VersionStatus::Inactive,
         };
-        if status == VersionStatus::Active && version.state != VersionState::Successful && image_is_settled(&image) {
+        if status == VersionStatus::Active
+            && version.state != VersionState::Successful
+            && image_is_settled(&image)
+        {
             return Err(ApiError::validation(format!(
                 "Version {} of MicroVM image {arn} was not built and cannot be activated",
                 request.image_version
             )));
         }
         let now = self.shared.clock.now();
-        let changed = self.shared.store.set_version_status(image.name, SETTLED, version.version, status, now).await;
+        let changed = self
+            .shared
+            .store
+            .set_version_status(image.name, SETTLED, version.version, status, now)
+            .await;
         let (image, version) = match changed {
             Err(StoreError::Missing { .. }) => {
                 return Err(fault::image_version_not_found(&arn, &request.image_version));
             }
-            other => other.map_err(|error| store_failed(&error))?.map_err(|state| busy(&arn, state))?,
+            other => other
+                .map_err(|error| store_failed(&error))?
+                .map_err(|state| busy(&arn, state))?,
         };
         self.shared.describe_version(&image, version)
     }
@@ -176,25 +200,48 @@ impl Control {
             state,
         };
         let store = &self.shared.store;
-        let row = store.version(image.id, version.major()).await.map_err(|error| store_failed(&error))?;
+        let row = store
+            .version(image.id, version.major())
+            .await
+            .map_err(|error| store_failed(&error))?;
         match row {
             None => {
                 let deleted = store.was_deleted(image.name, version.major()).await;
                 let deleted = deleted.map_err(|error| store_failed(&error))?;
-                return if deleted { Ok(answer(ImageVersionState::Deleted)) } else { Err(missing()) };
+                return if deleted {
+                    Ok(answer(ImageVersionState::Deleted))
+                } else {
+                    Err(missing())
+                };
             }
-            Some(row) if row.state == VersionState::Deleting => return Ok(answer(ImageVersionState::Deleting)),
+            Some(row) if row.state == VersionState::Deleting => {
+                return Ok(answer(ImageVersionState::Deleting));
+            }
             Some(_) => {}
         }
-        if store.version_count(image.id).await.map_err(|error| store_failed(&error))? < 2 {
+        if store
+            .version_count(image.id)
+            .await
+            .map_err(|error| store_failed(&error))?
+            < 2
+        {
             return Err(fault::last_version());
         }
         let now = self.shared.clock.now();
-        match store.begin_version_removal(image.name.clone(), SETTLED, version.major(), now).await {
+        match store
+            .begin_version_removal(image.name.clone(), SETTLED, version.major(), now)
+            .await
+        {
             Err(StoreError::Missing { .. }) => return Err(missing()),
-            other => other.map_err(|error| store_failed(&error))?.map_err(|state| busy(&arn, state))?,
+            other => other
+                .map_err(|error| store_failed(&error))?
+                .map_err(|state| busy(&arn, state))?,
         }
-        self.spawn(remove(Arc::clone(&self.shared), image.name, version.major()));
+        self.spawn(remove(
+            Arc::clone(&self.shared),
+            image.name,
+            version.major(),
+        ));
         Ok(answer(ImageVersionState::Deleting))
     }
 
@@ -222,16 +269,30 @@ impl Control {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-        let scope = ListScope { name: "ListMicrovmImageBuilds", filters: &filters };
+        let scope = ListScope {
+            name: "ListMicrovmImageBuilds",
+            filters: &filters,
+        };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
-        let listing = self.shared.store.builds(image.id, version.version, after, request.paging.limit()).await;
+        let listing = self
+            .shared
+            .store
+            .builds(image.id, version.version, after, request.paging.limit())
+            .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
         Ok(lists::page(key, &scope, listing, |build| {
             let summary = self.shared.summarize_build(&build).ok()?;
-            let fits = request.architecture.is_none_or(|wanted| wanted == summary.architecture)
-                && request.chipset.is_none_or(|wanted| wanted == summary.chipset)
-                && request.chipset_generation.as_ref().is_none_or(|wanted| *wanted == summary.chipset_generation);
+            let fits = request
+                .architecture
+                .is_none_or(|wanted| wanted == summary.architecture)
+                && request
+                    .chipset
+                    .is_none_or(|wanted| wanted == summary.chipset)
+                && request
+                    .chipset_generation
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == summary.chipset_generation);
             fits.then_some(summary)
         }))
     }
@@ -246,18 +307,37 @@ impl Control {
     ) -> Result<GetMicrovmImageBuildResponse, ApiError> {
         let arn = check::image_identifier(&request.image_identifier)?;
         let (image, version) = self.own_version(&arn, &request.image_version).await?;
-        let build = self.shared.store.build(request.build_id.clone()).await.map_err(|error| store_failed(&error))?;
-        let build = build.filter(|build| build.image_id == image.id && build.version == version.version);
-        let build = build
-            .ok_or_else(|| fault::image_build_not_found(&arn, &request.image_version, &request.build_id))?;
-        Ok(GetMicrovmImageBuildResponse { build: self.shared.summarize_build(&build)?, snapshot_build: sizes(&build) })
+        let build = self
+            .shared
+            .store
+            .build(request.build_id.clone())
+            .await
+            .map_err(|error| store_failed(&error))?;
+        let build =
+            build.filter(|build| build.image_id == image.id && build.version == version.version);
+        let build = build.ok_or_else(|| {
+            fault::image_build_not_found(&arn, &request.image_version, &request.build_id)
+        })?;
+        Ok(GetMicrovmImageBuildResponse {
+            build: self.shared.summarize_build(&build)?,
+            snapshot_build: sizes(&build),
+        })
     }
 
-    async fn own_version(&self, arn: &ImageArn, version: &str) -> Result<(Image, Version), ApiError> {
+    async fn own_version(
+        &self,
+        arn: &ImageArn,
+        version: &str,
+    ) -> Result<(Image, Version), ApiError> {
         let image = self.own_image(arn).await?;
         let missing = || fault::image_version_not_found(arn, version);
         let number = ImageVersion::parse(version).map_err(|_| missing())?.major();
-        let row = self.shared.store.version(image.id, number).await.map_err(|error| store_failed(&error))?;
+        let row = self
+            .shared
+            .store
+            .version(image.id, number)
+            .await
+            .map_err(|error| store_failed(&error))?;
         Ok((image, row.ok_or_else(missing)?))
     }
 }
@@ -282,7 +362,11 @@ fn busy(arn: &ImageArn, state: ImageState) -> ApiError {
 
 /// Removes a condemned version: its row, and the base if nothing uses it.
 pub(crate) async fn remove(shared: Arc<Shared>, image: String, version: u32) {
-    if let Err(error) = shared.store.finish_version_removal(image.clone(), version, shared.clock.now()).await {
+    if let Err(error) = shared
+        .store
+        .finish_version_removal(image.clone(), version, shared.clock.now())
+        .await
+    {
         // The next daemon finds the version deleting and tries again.
         tracing::error!(image = %image, version, error = %chain(&error), "could not remove an image version");
         return;
