@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use colibri_guest_protocol::PROTOCOL_VERSION;
 use colibri_guest_protocol::frame::FrameKind;
@@ -16,7 +17,7 @@ use colibri_guest_protocol::message::{
     AgentFailure, Answer, ApplicationExit, Call, Event, Hello, HelloAnswer, Request, Response,
 };
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::application::Application;
@@ -37,6 +38,10 @@ const SCRATCH: usize = 32 * 1024;
 /// Reads of what a dead application left in a pipe: more than a pipe holds.
 const LAST_READS: usize = 64;
 
+/// How long a host that came back has for its first word. A new one says at once that it begins a
+/// session; the session's own host, whom the driver missed for a moment, may have nothing to say.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
 const PORT: u64 = 0;
 const BELL: u64 = 1;
 const STDOUT: u64 = 2;
@@ -56,6 +61,8 @@ pub(crate) struct Control {
     /// Counts sessions, so that an answer never reaches a session that did not ask.
     session: u64,
     under_way: usize,
+    /// When a host that came back without a word is taken for the session's own.
+    believed_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -105,6 +112,7 @@ impl Control {
             outputs: Vec::new(),
             session: 0,
             under_way: 0,
+            believed_at: None,
             scratch: vec![0; SCRATCH],
         })
     }
@@ -114,7 +122,11 @@ impl Control {
         let mut events = Vec::with_capacity(8);
         loop {
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+            match epoll::wait(
+                &self.epoll,
+                spare_capacity(&mut events),
+                self.time_to_wait().as_ref(),
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(broken) => {
                     return Err(broken).attempt(|| "wait for the control port".to_owned());
@@ -127,6 +139,7 @@ impl Control {
                     output => self.read_output(output),
                 }
             }
+            self.believe_host();
             self.write_port()?;
             self.watch_outputs();
         }
@@ -139,10 +152,15 @@ impl Control {
                 .read(&mut self.scratch)
                 .attempt(|| "read the control port".to_owned())?
             {
-                PortRead::Nothing => return Ok(()),
+                PortRead::Nothing => {
+                    if self.outbox.is_holding() && self.believed_at.is_none() {
+                        self.believed_at = Some(Instant::now() + SIGN_OF_LIFE);
+                    }
+                    return Ok(());
+                }
                 PortRead::NoHost => {
-                    self.inbox.host_left();
-                    self.outbox.session_ended();
+                    self.outbox.host_away();
+                    self.believed_at = None;
                     return Ok(());
                 }
                 PortRead::Bytes(count) => {
@@ -152,6 +170,23 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// How long to wait for events: for good, but for a host that has yet to say a word.
+    fn time_to_wait(&self) -> Option<Timespec> {
+        let left = self.believed_at?.saturating_duration_since(Instant::now());
+        Timespec::try_from(left + Duration::from_millis(1)).ok()
+    }
+
+    fn believe_host(&mut self) {
+        if self.believed_at.is_some_and(|end| end <= Instant::now()) {
+            self.host_there();
+        }
+    }
+
+    fn host_there(&mut self) {
+        self.believed_at = None;
+        self.outbox.host_there();
     }
 
     fn write_port(&mut self) -> Result<(), AgentFailure> {
@@ -173,9 +208,13 @@ impl Control {
         match arrival {
             Arrival::SessionStarted => {
                 self.session += 1;
+                self.believed_at = None;
                 self.outbox.session_started();
             }
-            Arrival::Request(request) => self.carry_out(request),
+            Arrival::Request(request) => {
+                self.host_there();
+                self.carry_out(request);
+            }
             Arrival::Unreadable { id, reason } => {
                 self.answer(id, Err(failure("understand the request", reason)));
             }

@@ -56,11 +56,6 @@ impl Inbox {
         arrivals
     }
 
-    /// The host is gone: what it began is void.
-    pub(crate) fn host_left(&mut self) {
-        *self = Self::default();
-    }
-
     /// Where the newest session begins; those before it are void already.
     fn last_session_start(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut start = None;
@@ -93,7 +88,7 @@ impl Inbox {
     }
 
     fn lose(&mut self, arrivals: &mut Vec<Arrival>, reason: String) {
-        self.host_left();
+        *self = Self::default();
         arrivals.push(Arrival::Lost { reason });
     }
 }

@@ -132,7 +132,11 @@ impl Message {
 
     fn framed(&self, sequence: u32) -> Vec<u8> {
         // The links are there; everything else is made.
-        let made = if self.kind == RTM_NEWLINK { 0 } else { NLM_F_CREATE | NLM_F_REPLACE };
+        let made = if self.kind == RTM_NEWLINK {
+            0
+        } else {
+            NLM_F_CREATE | NLM_F_REPLACE
+        };
         let flags = NLM_F_REQUEST | NLM_F_ACK | made;
         #[expect(clippy::cast_possible_truncation, reason = "a few dozen bytes")]
         let length = (HEADER + self.body.len()) as u32;

@@ -26,6 +26,9 @@ enum Item {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     in_session: bool,
+    /// The host was seen to be away since its last sign of life. Answers still go out, output and
+    /// events wait: what is sent to a new host before its session begins is lost.
+    holding: bool,
     /// The frame being written, and how much of it is.
     writing: Vec<u8>,
     written: usize,
@@ -42,10 +45,27 @@ impl Outbox {
     pub(crate) fn session_started(&mut self) {
         self.session_ended();
         self.in_session = true;
+        self.holding = false;
         self.writing.extend_from_slice(&SESSION_MAGIC);
     }
 
-    /// The host is gone.
+    /// The host was not there. That does not end the session: the driver hands out what a host has sent
+    /// before it says that there is one, so this may be the host that has just begun it.
+    pub(crate) fn host_away(&mut self) {
+        self.holding = true;
+    }
+
+    /// The host of this session is there: it has sent a request.
+    pub(crate) fn host_there(&mut self) {
+        self.holding = false;
+    }
+
+    /// Whether output waits for a sign of life.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.in_session && self.holding
+    }
+
+    /// The session cannot go on.
     pub(crate) fn session_ended(&mut self) {
         self.in_session = false;
         self.answers.clear();
@@ -76,14 +96,18 @@ impl Outbox {
             let taken = self.output_piece(stream, bytes);
             bytes = &bytes[taken..];
         }
-        if !self.in_session {
+        if !self.flowing() {
             self.drop_oldest();
         }
     }
 
     /// Whether more output should be read from the application.
     pub(crate) fn wants_output(&self) -> bool {
-        !self.in_session || self.backlog_bytes < BACKLOG_IN_SESSION
+        !self.flowing() || self.backlog_bytes < BACKLOG_IN_SESSION
+    }
+
+    fn flowing(&self) -> bool {
+        self.in_session && !self.holding
     }
 
     /// The bytes to write next; none while there is nothing to say or nobody to say it to.
@@ -95,6 +119,9 @@ impl Outbox {
             if self.in_session {
                 self.start_frame();
             }
+        }
+        if self.holding && self.written_item.is_some() {
+            return None;
         }
         Some(&self.writing[self.written..]).filter(|rest| !rest.is_empty())
     }
@@ -146,6 +173,8 @@ impl Outbox {
     fn start_frame(&mut self) {
         if let Some(answer) = self.answers.pop_front() {
             self.writing = answer;
+        } else if self.holding {
+            // Nothing else goes out now.
         } else if self.dropped > 0 {
             // What was dropped is older than all that is left. Said again if this session ends first.
             self.write_item(Item::Event(Event::OutputDropped {
@@ -289,6 +318,43 @@ mod tests {
         );
         assert!(all[1].1.iter().all(|byte| *byte == b'b'));
         assert_eq!(all.last().unwrap().0, FrameKind::Event);
+    }
+
+    #[test]
+    fn while_the_host_may_be_another_only_answers_go_out() {
+        let mut outbox = Outbox::default();
+        outbox.session_started();
+        outbox.host_away();
+        outbox.answer(&done(1));
+        outbox.output(FrameKind::Stdout, b"later");
+        let early = sent(&mut outbox);
+        let kinds: Vec<_> = frames(&early[16..])
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
+        assert_eq!(kinds, [FrameKind::Response]);
+        outbox.host_there();
+        assert_eq!(
+            frames(&sent(&mut outbox)),
+            [(FrameKind::Stdout, b"later".to_vec())]
+        );
+    }
+
+    #[test]
+    fn output_cut_by_the_hosts_absence_is_kept_for_the_next_session() {
+        let mut outbox = Outbox::default();
+        outbox.session_started();
+        sent(&mut outbox);
+        outbox.output(FrameKind::Stderr, b"whole");
+        outbox.next().unwrap();
+        outbox.wrote(6);
+        outbox.host_away();
+        assert_eq!(outbox.next(), None);
+        outbox.session_started();
+        assert_eq!(
+            frames(&sent(&mut outbox)[16..]),
+            [(FrameKind::Stderr, b"whole".to_vec())]
+        );
     }
 
     #[test]

@@ -31,9 +31,10 @@ pub(crate) struct ControlPort {
 pub(crate) enum PortRead {
     /// So many bytes.
     Bytes(usize),
-    /// Nothing yet.
+    /// Nothing yet, and the host's end is open.
     Nothing,
-    /// The host has not opened its end, or closed it.
+    /// Nothing, and the host's end is closed, as far as the driver knows: it learns of an opened end on
+    /// another queue than the data's, and may hand out a host's first bytes before.
     NoHost,
 }
 
