@@ -8,14 +8,14 @@ use std::time::Duration;
 use colibri_hypervisor::{ExitCause, Machine};
 use colibri_network::Slot;
 use colibri_store::{Microvm, Phase, StoreError, Transition};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::control::Shared;
 use crate::documents::{self, LaunchSettings, MachineIdentity};
 use crate::flow::Stopped;
 use crate::ready::Running;
-use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status};
+use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status, WrongPhase};
 use crate::run::ingress_of;
 use crate::session::Session;
 
@@ -29,6 +29,8 @@ pub(crate) const WINDOW_OVER: &str = "MicroVM exceeded maximum lifetime";
 pub(crate) struct Intents {
     /// Traffic or a caller wants the machine back.
     pub(crate) wake: bool,
+    /// Callers who want a running machine suspended that is not being served yet.
+    pub(crate) suspend: Vec<oneshot::Sender<Result<(), WrongPhase>>>,
 }
 
 /// One MicroVM.
@@ -175,6 +177,14 @@ impl Actor {
 
     /// Waits for what ends a running MicroVM's run.
     async fn serve(&mut self) {
+        if !self.intents.suspend.is_empty() {
+            self.begin_suspend().await;
+            for reply in self.intents.suspend.drain(..) {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+            }
+            return;
+        }
         match self.next().await {
             Next::Command(Command::Suspend(reply)) => {
                 self.begin_suspend().await;

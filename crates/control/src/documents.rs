@@ -7,6 +7,7 @@ use colibri_hypervisor::MachineRecord;
 use colibri_network::Egress;
 use colibri_store::StoreError;
 use colibri_wire::check::configuration::HookPlan;
+use colibri_wire::shape::configuration::Hooks;
 use colibri_wire::shape::microvm::IdlePolicy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -44,17 +45,26 @@ pub(crate) struct LifeHooks {
     pub(crate) terminate_ms: Option<u64>,
 }
 
-impl From<HookPlan> for LifeHooks {
-    fn from(plan: HookPlan) -> Self {
-        let millis = |bound: Option<Duration>| {
-            bound.map(|bound| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX))
+impl LifeHooks {
+    /// The hooks of an image version; `default` bounds those whose configuration names no bound.
+    pub(crate) fn of(plan: HookPlan, given: Option<&Hooks>, default: Duration) -> Self {
+        let given = given
+            .and_then(|hooks| hooks.microvm_hooks.clone())
+            .unwrap_or_default();
+        let millis = |planned: Option<Duration>, named: Option<u32>| {
+            let bound = if named.is_some() {
+                planned?
+            } else {
+                planned.map(|_| default)?
+            };
+            Some(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX))
         };
         Self {
             port: plan.port,
-            run_ms: millis(plan.run),
-            resume_ms: millis(plan.resume),
-            suspend_ms: millis(plan.suspend),
-            terminate_ms: millis(plan.terminate),
+            run_ms: millis(plan.run, given.run_timeout_in_seconds),
+            resume_ms: millis(plan.resume, given.resume_timeout_in_seconds),
+            suspend_ms: millis(plan.suspend, given.suspend_timeout_in_seconds),
+            terminate_ms: millis(plan.terminate, given.terminate_timeout_in_seconds),
         }
     }
 }

@@ -92,6 +92,9 @@ impl Actor {
                 self.begin_end("Success.".into()).await;
                 let _ = reply.send(Ok(()));
             }
+            Command::Suspend(reply) if self.phase == Phase::Running => {
+                self.intents.suspend.push(reply);
+            }
             Command::Suspend(reply) => {
                 let _ = reply.send(match self.phase {
                     Phase::Suspending | Phase::Captured | Phase::Suspended => Ok(()),

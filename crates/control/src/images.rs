@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use colibri_store::{Image, ImageState, NewBuild, NewVersion, StoreError, TokenRecord, Version};
-use colibri_wire::api_error::{QuotaName, ResourceName};
-use colibri_wire::check::{self, configuration::BuildPlan};
+use colibri_store::{Image, ImageState, StoreError, TokenRecord, Version};
+use colibri_wire::check;
 use colibri_wire::id::image::ImageArn;
 use colibri_wire::id::timestamp::Timestamp;
 use colibri_wire::id::version::ImageVersion;
 use colibri_wire::page::ListScope;
-use colibri_wire::shape::common::Architecture;
-use colibri_wire::shape::configuration::ImageConfiguration;
 use colibri_wire::shape::image::{
     CreateMicrovmImageRequest, DeleteMicrovmImageRequest, DeleteMicrovmImageResponse,
     GetMicrovmImageRequest, GetMicrovmImageResponse, ImageChangeResponse,
@@ -18,15 +15,12 @@ use colibri_wire::shape::image::{
     UpdateMicrovmImageRequest,
 };
 use colibri_wire::{ApiError, fault};
-use uuid::Uuid;
 
 use crate::bases;
 use crate::control::{Control, Shared};
 use crate::documents;
 use crate::failure::{chain, store_failed};
 use crate::lists;
-use crate::run::reach_of;
-use crate::settings::Arm64Requests;
 use crate::tags;
 
 /// States in which an image may be changed (specification, section 5.1).
@@ -61,12 +55,6 @@ pub(crate) fn state_of(state: ImageState) -> ApiImageState {
 
 fn state_name(state: ImageState) -> String {
     state.as_str().to_uppercase()
-}
-
-/// A configuration that may be built here.
-struct Accepted {
-    /// As it is stored and echoed.
-    configuration: ImageConfiguration,
 }
 
 impl Shared {
@@ -113,6 +101,15 @@ impl Control {
         self: &Arc<Self>,
         request: CreateMicrovmImageRequest,
     ) -> Result<ImageChangeResponse, ApiError> {
+        let control = Arc::clone(self);
+        self.whole(async move { control.create_and_build(request).await })
+            .await
+    }
+
+    async fn create_and_build(
+        self: &Arc<Self>,
+        request: CreateMicrovmImageRequest,
+    ) -> Result<ImageChangeResponse, ApiError> {
         let accepted = self.accept(&request.configuration)?;
         let token = self.client_token(
             "CreateMicrovmImage",
@@ -156,6 +153,15 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn update_microvm_image(
+        self: &Arc<Self>,
+        request: UpdateMicrovmImageRequest,
+    ) -> Result<ImageChangeResponse, ApiError> {
+        let control = Arc::clone(self);
+        self.whole(async move { control.update_and_build(request).await })
+            .await
+    }
+
+    async fn update_and_build(
         self: &Arc<Self>,
         request: UpdateMicrovmImageRequest,
     ) -> Result<ImageChangeResponse, ApiError> {
@@ -250,6 +256,15 @@ impl Control {
         self: &Arc<Self>,
         request: DeleteMicrovmImageRequest,
     ) -> Result<DeleteMicrovmImageResponse, ApiError> {
+        let control = Arc::clone(self);
+        self.whole(async move { control.condemn_and_remove(request).await })
+            .await
+    }
+
+    async fn condemn_and_remove(
+        self: &Arc<Self>,
+        request: DeleteMicrovmImageRequest,
+    ) -> Result<DeleteMicrovmImageResponse, ApiError> {
         let arn = check::image_identifier(&request.image_identifier)?;
         let name = arn.name().to_string();
         let store = &self.shared.store;
@@ -324,110 +339,6 @@ impl Control {
             .ok_or_else(missing)
     }
 
-    /// What the service checks of a configuration before it looks anything up, and what this host can build.
-    fn accept(&self, given: &ImageConfiguration) -> Result<Accepted, ApiError> {
-        let plan = BuildPlan::of(given, &self.shared.settings.place)?;
-        let base_version = self.base_version(&plan)?;
-        reach_of(std::slice::from_ref(&plan.egress))?;
-        self.check_architectures(&plan.architectures)?;
-        let host = self.shared.host.architecture;
-        Ok(Accepted {
-            configuration: plan.echoed(given, base_version, host),
-        })
-    }
-
-    fn check_architectures(&self, wanted: &[Architecture]) -> Result<(), ApiError> {
-        let host = self.shared.host.architecture;
-        for architecture in wanted.iter().filter(|wanted| **wanted != host) {
-            match (architecture, self.shared.settings.arm64_requests) {
-                (Architecture::Arm64, Arm64Requests::Native) => {}
-                (Architecture::Arm64, Arm64Requests::Refuse) => {
-                    return Err(ApiError::validation(
-                        "This host cannot build for ARM_64. Leave cpuConfigurations out to build for the host's \
-                         own architecture, or set arm64_requests = \"native\" in the server's configuration to \
-                         build natively whenever ARM_64 is asked for",
-                    ));
-                }
-                (Architecture::X86_64, _) => {
-                    return Err(ApiError::validation(
-                        "This host cannot build for X86_64. Leave cpuConfigurations \
-                                                     out to build for the host's own architecture",
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn check_image_count(&self) -> Result<(), ApiError> {
-        let limit = self.shared.settings.max_images;
-        let count = self
-            .shared
-            .store
-            .image_count()
-            .await
-            .map_err(|error| store_failed(&error))?;
-        if count < limit {
-            return Ok(());
-        }
-        Err(quota(
-            format!("The maximum number of MicroVM images ({limit}) is reached"),
-            "L-942E56BE",
-        ))
-    }
-
-    async fn check_version_count(&self, arn: &ImageArn, image_id: i64) -> Result<(), ApiError> {
-        let limit = self.shared.settings.max_versions;
-        let count = self
-            .shared
-            .store
-            .version_count(image_id)
-            .await
-            .map_err(|error| store_failed(&error))?;
-        if count < limit {
-            return Ok(());
-        }
-        Err(quota(
-            format!("The maximum number of versions ({limit}) of {arn} is reached"),
-            "L-F8BECE9C",
-        ))
-    }
-
-    async fn check_build_count(&self) -> Result<(), ApiError> {
-        let limit = self.shared.settings.max_builds;
-        let unfinished = self
-            .shared
-            .store
-            .unfinished_builds()
-            .await
-            .map_err(|error| store_failed(&error))?;
-        if unfinished.rows.len() < limit {
-            return Ok(());
-        }
-        Err(quota(
-            format!("The maximum number of concurrent builds ({limit}) is reached"),
-            "L-72E0D058",
-        ))
-    }
-
-    fn new_version(&self, accepted: &Accepted) -> NewVersion {
-        let host = &self.shared.host;
-        let architecture = match host.architecture {
-            Architecture::Arm64 => "ARM_64",
-            Architecture::X86_64 => "X86_64",
-        };
-        NewVersion {
-            config: documents::write(&accepted.configuration),
-            builds: vec![NewBuild {
-                id: Uuid::new_v4().to_string(),
-                architecture: architecture.into(),
-                chipset: host.chipset.into(),
-                chipset_generation: host.generation.clone(),
-            }],
-            at: self.shared.clock.now(),
-        }
-    }
-
     /// Makes the answer that a client token replays.
     fn answer(
         &self,
@@ -464,14 +375,6 @@ impl Control {
             response.tags = None;
         }
         Ok(response)
-    }
-}
-
-fn quota(message: String, code: &str) -> ApiError {
-    ApiError::ServiceQuotaExceeded {
-        message,
-        resource: ResourceName::default(),
-        quota: QuotaName::lambda(code),
     }
 }
 

@@ -26,6 +26,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod acceptance;
 mod actor;
 mod bases;
 mod builds;
@@ -40,6 +41,7 @@ mod launch;
 mod lists;
 mod managed;
 mod microvms;
+mod operations;
 mod output;
 mod ready;
 mod recovery;

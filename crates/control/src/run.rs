@@ -9,7 +9,7 @@ use colibri_store::{
     Admission, Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord,
     VersionState, VersionStatus,
 };
-use colibri_wire::check::configuration::{BuildPlan, HookPlan};
+use colibri_wire::check::configuration::BuildPlan;
 use colibri_wire::check::run::{RunPlan, WantedVersion};
 use colibri_wire::fault;
 use colibri_wire::id::connector::{ConnectorArn, ManagedConnector};
@@ -37,7 +37,7 @@ struct Source {
     version: u32,
     build: Build,
     memory: MemorySize,
-    hooks: HookPlan,
+    hooks: LifeHooks,
     egress: ConnectorArn,
 }
 
@@ -71,6 +71,15 @@ impl Control {
         self: &Arc<Self>,
         request: RunMicrovmRequest,
     ) -> Result<MicrovmDescription, ApiError> {
+        let control = Arc::clone(self);
+        self.whole(async move { control.admit_and_launch(request).await })
+            .await
+    }
+
+    async fn admit_and_launch(
+        self: &Arc<Self>,
+        request: RunMicrovmRequest,
+    ) -> Result<MicrovmDescription, ApiError> {
         let settings = &self.shared.settings;
         let plan = RunPlan::of(&request, &settings.place)?;
         let token = self.client_token("RunMicrovm", request.client_token.as_deref(), &request)?;
@@ -78,7 +87,7 @@ impl Control {
             return self.replay_run(&replay).await;
         }
         let source = self.source_of(&plan).await?;
-        if plan.run_hook_payload.is_some() && source.hooks.run.is_none() {
+        if plan.run_hook_payload.is_some() && source.hooks.run_ms.is_none() {
             return Err(fault::run_hook_needed());
         }
         let new = self.new_microvm(plan, &source)?;
@@ -149,17 +158,20 @@ impl Control {
         let key = format!("{}/{number}", image.id);
         let configuration: ImageConfiguration =
             documents::read("image_versions", &key, &version.config).map_err(failed)?;
-        let built = BuildPlan::of(
-            &configuration_as_given(configuration),
-            &self.shared.settings.place,
-        )?;
+        let configuration = configuration_as_given(configuration);
+        let built = BuildPlan::of(&configuration, &self.shared.settings.place)?;
+        let hooks = LifeHooks::of(
+            built.hooks,
+            configuration.hooks.as_ref(),
+            self.shared.settings.hook_bound,
+        );
         let build = self.build_for_host(image.id, number, &image.name).await?;
         Ok(Source {
             image_name: image.name,
             version: number,
             build,
             memory: built.memory,
-            hooks: built.hooks,
+            hooks,
             egress: built.egress,
         })
     }
@@ -213,7 +225,7 @@ impl Control {
             reach,
             execution_role: plan.execution_role.map(|role| role.to_string()),
             log,
-            hooks: LifeHooks::from(source.hooks),
+            hooks: source.hooks,
         };
         Ok(NewMicrovm {
             id,

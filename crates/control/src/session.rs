@@ -24,7 +24,7 @@ use crate::flow::{Step, Stopped};
 use crate::output::Output;
 
 /// Events that wait for the log; the guest is held back beyond that.
-const EVENTS: usize = 64;
+const EVENTS: usize = 16;
 /// What an answer may take beyond what was asked for; a loaded host under emulation is slow.
 const SLACK: Duration = Duration::from_secs(5);
 /// Bound of the agent's own work on an identity.
@@ -86,7 +86,7 @@ pub(crate) struct Session {
     heard: watch::Receiver<Heard>,
     /// Cancelled when the stream is gone.
     stream_gone: CancellationToken,
-    _listener: AbortOnDropHandle<()>,
+    listener: AbortOnDropHandle<()>,
 }
 
 impl Session {
@@ -119,7 +119,7 @@ impl Session {
             client: Arc::new(Client { guest }),
             heard,
             stream_gone,
-            _listener: listener,
+            listener,
         })
     }
 
@@ -150,9 +150,16 @@ impl Session {
 
     /// Closes the session; the stream is gone when this returns.
     async fn close(self) {
-        let gone = self.stream_gone.clone();
-        drop(self);
-        if timeout(CLOSE_BOUND, gone.cancelled()).await.is_err() {
+        let Self {
+            client,
+            stream_gone,
+            listener,
+            ..
+        } = self;
+        drop(client);
+        // The listener carries what it has to the log first.
+        let closed = async { tokio::join!(stream_gone.cancelled(), listener) };
+        if timeout(CLOSE_BOUND, closed).await.is_err() {
             tracing::warn!("a control session did not close in time");
         }
     }

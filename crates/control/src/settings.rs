@@ -56,6 +56,8 @@ pub struct Settings {
     pub retention: Duration,
     /// Bound of opening a control session with a guest, under emulation on a loaded host too.
     pub session_bound: Duration,
+    /// Bound of a MicroVM's hook whose image names none. The service's is a second; a slow host may need more.
+    pub hook_bound: Duration,
     /// Time between an application's stop signal and its kill.
     pub stop_grace: Duration,
     /// Most requests that wait for one MicroVM to become ready.
@@ -90,6 +92,7 @@ impl Settings {
             build_bound: Duration::from_secs(2 * 3600),
             retention: Duration::from_secs(24 * 3600),
             session_bound: Duration::from_secs(30),
+            hook_bound: Duration::from_secs(1),
             stop_grace: Duration::from_secs(1),
             max_waiting: 1024,
             ready_bound: Duration::from_secs(60),

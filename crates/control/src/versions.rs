@@ -190,6 +190,15 @@ impl Control {
         self: &Arc<Self>,
         request: DeleteMicrovmImageVersionRequest,
     ) -> Result<DeleteMicrovmImageVersionResponse, ApiError> {
+        let control = Arc::clone(self);
+        self.whole(async move { control.condemn_and_remove_version(request).await })
+            .await
+    }
+
+    async fn condemn_and_remove_version(
+        &self,
+        request: DeleteMicrovmImageVersionRequest,
+    ) -> Result<DeleteMicrovmImageVersionResponse, ApiError> {
         let arn = check::image_identifier(&request.image_identifier)?;
         let image = self.own_image(&arn).await?;
         let missing = || fault::image_version_not_found(&arn, &request.image_version);

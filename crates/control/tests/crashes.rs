@@ -290,3 +290,13 @@ async fn a_resume_hook_cut_off_by_a_crash_is_called_again() {
     let names = daemon.world.guest(&id).unwrap().hook_names();
     assert_eq!(names, ["run", "suspend", "resume", "resume"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_can_be_suspended_the_moment_the_next_daemon_serves() {
+    let mut daemon = Daemon::with_image().await;
+    let id = daemon.run(json!({})).await;
+    daemon.crash().await;
+    daemon.world.daemon_restarts();
+    daemon.restart().await;
+    daemon.suspended(&id).await;
+}

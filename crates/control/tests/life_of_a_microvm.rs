@@ -548,3 +548,42 @@ async fn tokens_are_minted_awake_or_asleep_but_not_for_the_dead() {
     daemon.terminated(&id).await;
     assert!(matches!(request(1).await, Err(ApiError::Conflict { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_leaves_no_microvm_without_its_actor() {
+    let daemon = Daemon::with_image().await;
+    {
+        let mut call = std::pin::pin!(daemon.control.run_microvm(Daemon::run_request(json!({}))));
+        assert!(poll_once(call.as_mut()).await.is_none());
+    }
+    let list = || {
+        daemon
+            .control
+            .list_microvms(serde_json::from_value(json!({})).unwrap())
+    };
+    while list().await.unwrap().items.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let id = list().await.unwrap().items.remove(0).microvm_id;
+    while daemon.control.by_id(&id).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        daemon.reaches(&id, MicrovmState::Running).await,
+        MicrovmState::Running
+    );
+}
+
+async fn poll_once<F: Future + Unpin>(future: F) -> Option<F::Output> {
+    let mut future = Some(future);
+    std::future::poll_fn(move |context| {
+        let polled = future
+            .as_mut()
+            .map(|future| std::pin::Pin::new(future).poll(context));
+        std::task::Poll::Ready(match polled {
+            Some(std::task::Poll::Ready(output)) => Some(output),
+            _ => None,
+        })
+    })
+    .await
+}
