@@ -8,8 +8,9 @@ use colibri_hypervisor::Vmm;
 use colibri_image::ImageBuilder;
 use colibri_network::Network;
 use colibri_store::Store;
+use colibri_wire::ApiError;
 use colibri_wire::shape::common::Architecture;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
@@ -158,6 +159,22 @@ impl Control {
             .registry
             .by_id(microvm_id)
             .map(|handle| handle.endpoint.clone())
+    }
+
+    /// Carries work through to its end even when who waits for it goes: what is admitted must get its actor,
+    /// what is queued its build.
+    pub(crate) async fn whole<T, W>(&self, work: W) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        let (outcome, told) = oneshot::channel();
+        self.spawn(async move {
+            // Who waited may have gone.
+            let _ = outcome.send(work.await);
+        });
+        told.await
+            .unwrap_or_else(|_| Err(ApiError::internal("The service is shutting down")))
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -41,7 +41,6 @@ mod launch;
 mod lists;
 mod managed;
 mod microvms;
-mod operations;
 mod output;
 mod ready;
 mod recovery;
