@@ -303,8 +303,8 @@ fn signal(pid: u32, number: i32) -> Result<(), AgentFailure> {
     let (Some(pid), 1..=64) = (pid, number) else {
         return Err(failure(attempted(), "there is no such signal"));
     };
-    // SAFETY: the number is within the kernel's range, and the agent links no C library that would
-    // keep real-time signals to itself in another process.
+    // SAFETY: the number is within the kernel's range. Those that a C library keeps for itself matter
+    // where it handles them; here it is only sent, to a process of another program.
     let signal = unsafe { Signal::from_raw_unchecked(number) };
     match kill_process(pid, signal) {
         // It ended by itself just now; the reaper will tell.
