@@ -34,20 +34,38 @@ struct Finding {
 
 impl Finding {
     fn good(what: &'static str, seen: impl Into<String>) -> Self {
-        Self { what, outcome: Outcome::Good, seen: seen.into(), mend: None }
+        Self {
+            what,
+            outcome: Outcome::Good,
+            seen: seen.into(),
+            mend: None,
+        }
     }
 
     fn missing(what: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what, outcome: Outcome::Missing, seen: seen.into(), mend: Some(mend.into()) }
+        Self {
+            what,
+            outcome: Outcome::Missing,
+            seen: seen.into(),
+            mend: Some(mend.into()),
+        }
     }
 
     fn limited(what: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what, outcome: Outcome::Limited, seen: seen.into(), mend: Some(mend.into()) }
+        Self {
+            what,
+            outcome: Outcome::Limited,
+            seen: seen.into(),
+            mend: Some(mend.into()),
+        }
     }
 }
 
 /// Runs every check and prints what it found; fails when something is missing.
-pub(crate) async fn doctor(settings: &Settings, as_json: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) async fn doctor(
+    settings: &Settings,
+    as_json: bool,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut findings = vec![privileges(), guest_files(settings)];
     let (finding, machine) = accelerator(settings).await;
     findings.push(finding);
@@ -64,10 +82,22 @@ pub(crate) async fn doctor(settings: &Settings, as_json: bool) -> Result<ExitCod
     findings.push(network().await);
     findings.extend(forwarding().await);
     findings.push(disk(&settings.data_dir()));
-    findings.push(local_names(settings.ingress.domain.as_deref().unwrap_or("microvm.localhost")));
-    let complete = findings.iter().all(|finding| finding.outcome != Outcome::Missing);
+    findings.push(local_names(
+        settings
+            .ingress
+            .domain
+            .as_deref()
+            .unwrap_or("microvm.localhost"),
+    ));
+    let complete = findings
+        .iter()
+        .all(|finding| finding.outcome != Outcome::Missing);
     print(&findings, &machine, as_json);
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
@@ -109,22 +139,35 @@ fn privileges() -> Finding {
         return Finding::good("privileges", "root");
     }
     let mend = "run colibri as root (sudo colibri serve)";
-    Finding::missing("privileges", "not root: taps, namespaces and containers need it", mend)
+    Finding::missing(
+        "privileges",
+        "not root: taps, namespaces and containers need it",
+        mend,
+    )
 }
 
 fn guest_files(settings: &Settings) -> Finding {
     let directory = settings.guest_dir();
     let found = GuestAssets::load(&directory).map(|assets| {
-        Architecture::of_host().and_then(|architecture| assets.of(architecture).cloned())
+        Architecture::of_host()
+            .and_then(|architecture| assets.of_architecture(architecture).cloned())
     });
     match found {
-        Ok(Some(files)) => Finding::good("guest kernel and agent", format!("Linux {}", files.kernel_version)),
+        Ok(Some(files)) => Finding::good(
+            "guest kernel and agent",
+            format!("Linux {}", files.kernel_version),
+        ),
         Ok(None) => Finding::missing(
             "guest kernel and agent",
-            format!("none for this host's architecture in {}", directory.display()),
+            format!(
+                "none for this host's architecture in {}",
+                directory.display()
+            ),
             "scripts/setup",
         ),
-        Err(error) => Finding::missing("guest kernel and agent", error.to_string(), "scripts/setup"),
+        Err(error) => {
+            Finding::missing("guest kernel and agent", error.to_string(), "scripts/setup")
+        }
     }
 }
 
@@ -132,14 +175,24 @@ fn guest_files(settings: &Settings) -> Finding {
 async fn accelerator(settings: &Settings) -> (Finding, serde_json::Value) {
     const WHAT: &str = "accelerator";
     let kernel = Architecture::of_host().and_then(|architecture| {
-        GuestAssets::load(&settings.guest_dir()).ok()?.of(architecture).map(|files| files.kernel.clone())
+        GuestAssets::load(&settings.guest_dir())
+            .ok()?
+            .of_architecture(architecture)
+            .map(|files| files.kernel.clone())
     });
     let Some(kernel) = kernel else {
-        let finding = Finding::missing(WHAT, "not probed: there is no guest kernel to start", "scripts/setup");
+        let finding = Finding::missing(
+            WHAT,
+            "not probed: there is no guest kernel to start",
+            "scripts/setup",
+        );
         return (finding, json!({}));
     };
     match driver::choose(settings, &kernel).await {
-        Err(error) => (Finding::missing(WHAT, error.to_string(), "scripts/setup"), json!({})),
+        Err(error) => (
+            Finding::missing(WHAT, error.to_string(), "scripts/setup"),
+            json!({}),
+        ),
         Ok((installation, verdict)) => {
             let described = &installation.description;
             let machine = json!({
@@ -150,10 +203,15 @@ async fn accelerator(settings: &Settings) -> (Finding, serde_json::Value) {
             });
             let qemu = format!("QEMU {}", described.version);
             let finding = match verdict {
-                Some(verdict) if verdict.usable => Finding::good(WHAT, format!("KVM, {qemu}: {}", verdict.reason)),
+                Some(verdict) if verdict.usable => {
+                    Finding::good(WHAT, format!("KVM, {qemu}: {}", verdict.reason))
+                }
                 Some(verdict) => Finding::limited(
                     WHAT,
-                    format!("software emulation, {qemu}; KVM is not usable: {}", verdict.reason),
+                    format!(
+                        "software emulation, {qemu}; KVM is not usable: {}",
+                        verdict.reason
+                    ),
                     "run on hardware, or on a virtual machine with nested virtualization, for full speed",
                 ),
                 None => Finding::limited(
@@ -170,12 +228,29 @@ async fn accelerator(settings: &Settings) -> (Finding, serde_json::Value) {
 async fn program_found(what: &'static str, program: &str, package: &str) -> Finding {
     let found = search_path(program);
     let Some(path) = found else {
-        return Finding::missing(what, format!("{program} is not installed"), format!("apt-get install {package}"));
+        return Finding::missing(
+            what,
+            format!("{program} is not installed"),
+            format!("apt-get install {package}"),
+        );
     };
-    let version = Command::new(&path).arg(if program == "ip" { "-V" } else { "--version" }).output().await;
-    let text = version.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
-    let first_line = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned();
-    let seen = if first_line.is_empty() { path.display().to_string() } else { first_line };
+    let version = Command::new(&path)
+        .arg(if program == "ip" { "-V" } else { "--version" })
+        .output()
+        .await;
+    let text = version
+        .map(|output| [output.stdout, output.stderr].concat())
+        .unwrap_or_default();
+    let first_line = String::from_utf8_lossy(&text)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let seen = if first_line.is_empty() {
+        path.display().to_string()
+    } else {
+        first_line
+    };
     Finding::good(what, seen)
 }
 
@@ -204,15 +279,28 @@ async fn forwarding() -> Vec<Finding> {
     match colibri_network::forwarding_obstacles().await {
         Ok(obstacles) => obstacles
             .into_iter()
-            .map(|obstacle| Finding::limited(WHAT, obstacle, "let the traffic of Colibri's links pass in that chain"))
+            .map(|obstacle| {
+                Finding::limited(
+                    WHAT,
+                    obstacle,
+                    "let the traffic of Colibri's links pass in that chain",
+                )
+            })
             .collect(),
-        Err(error) => vec![Finding::limited(WHAT, error.to_string(), "apt-get install nftables")],
+        Err(error) => vec![Finding::limited(
+            WHAT,
+            error.to_string(),
+            "apt-get install nftables",
+        )],
     }
 }
 
 fn disk(directory: &Path) -> Finding {
     const WHAT: &str = "disk";
-    let existing = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let existing = directory
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .unwrap_or(Path::new("/"));
     match rustix::fs::statvfs(existing) {
         Ok(stat) => {
             let free = stat.f_bavail * stat.f_frsize;
@@ -220,10 +308,18 @@ fn disk(directory: &Path) -> Finding {
             if free >= DISK_WANTED {
                 Finding::good(WHAT, seen)
             } else {
-                Finding::limited(WHAT, seen, "free some space, or choose another place with --data-dir")
+                Finding::limited(
+                    WHAT,
+                    seen,
+                    "free some space, or choose another place with --data-dir",
+                )
             }
         }
-        Err(error) => Finding::missing(WHAT, format!("{}: {error}", existing.display()), "choose another --data-dir"),
+        Err(error) => Finding::missing(
+            WHAT,
+            format!("{}: {error}", existing.display()),
+            "choose another --data-dir",
+        ),
     }
 }
 
@@ -233,12 +329,17 @@ fn local_names(domain: &str) -> Finding {
     let name = format!("colibri-doctor.{domain}");
     match (name.as_str(), 443_u16).to_socket_addrs() {
         Ok(mut addresses) => {
-            let first = addresses.next().map(|address| address.ip().to_string()).unwrap_or_default();
+            let first = addresses
+                .next()
+                .map(|address| address.ip().to_string())
+                .unwrap_or_default();
             Finding::good(WHAT, format!("{name} resolves to {first}"))
         }
         Err(_) => Finding::limited(
             WHAT,
-            format!("{name} does not resolve through the C library (curl and browsers resolve .localhost themselves)"),
+            format!(
+                "{name} does not resolve through the C library (curl and browsers resolve .localhost themselves)"
+            ),
             "apt-get install libnss-myhostname, or set ingress.endpoints = \"address\"",
         ),
     }

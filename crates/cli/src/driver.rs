@@ -22,7 +22,9 @@ pub(crate) enum DriverError {
     #[error("`hypervisor.accelerator` is \"kvm\", but no guest starts on it: {0}")]
     NoKvm(String),
     /// The guests' kernel is missing.
-    #[error("the guests' files are not in {0}; run scripts/setup, or name their directory with --guest-dir")]
+    #[error(
+        "the guests' files are not in {0}; run scripts/setup, or name their directory with --guest-dir"
+    )]
     NoGuest(String),
     /// The verdict could not be remembered.
     #[error("could not remember the verdict on the accelerator in {path}")]
@@ -46,7 +48,10 @@ pub(crate) async fn choose(
     let architecture =
         Architecture::of_host().ok_or(DriverError::Architecture(std::env::consts::ARCH))?;
     if settings.hypervisor.accelerator == AcceleratorChoice::Tcg {
-        return Ok((Installation::find(architecture, Accelerator::Tcg).await?, None));
+        return Ok((
+            Installation::find(architecture, Accelerator::Tcg).await?,
+            None,
+        ));
     }
     let directory = settings.data_dir();
     let unwritable = |source| DriverError::Unwritable {
@@ -57,11 +62,16 @@ pub(crate) async fn choose(
     let qemu = version(&program).await?;
     fs::create_dir_all(&directory).map_err(unwritable)?;
     let remembered_in = directory.join(VERDICT_FILE);
-    let verdict = probe_kvm(&program, &qemu, kernel, &remembered_in).await.map_err(unwritable)?;
+    let verdict = probe_kvm(&program, &qemu, kernel, &remembered_in)
+        .await
+        .map_err(unwritable)?;
     let accelerator = match (verdict.usable, settings.hypervisor.accelerator) {
         (true, _) => Accelerator::Kvm,
         (false, AcceleratorChoice::Kvm) => return Err(DriverError::NoKvm(verdict.reason)),
         (false, _) => Accelerator::Tcg,
     };
-    Ok((Installation::find(architecture, accelerator).await?, Some(verdict)))
+    Ok((
+        Installation::find(architecture, accelerator).await?,
+        Some(verdict),
+    ))
 }

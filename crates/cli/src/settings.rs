@@ -181,7 +181,10 @@ impl Settings {
 
     /// The directory of all state.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        let chosen = self.data_dir.clone().unwrap_or_else(|| PathBuf::from("colibri-data"));
+        let chosen = self
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("colibri-data"));
         std::path::absolute(&chosen).unwrap_or(chosen)
     }
 
@@ -195,19 +198,25 @@ impl Settings {
         let beside = std::env::current_exe()
             .ok()
             .and_then(|program| Some(program.parent()?.parent()?.join("guest")));
-        beside.filter(|directory| directory.is_dir()).unwrap_or(installed)
+        beside
+            .filter(|directory| directory.is_dir())
+            .unwrap_or(installed)
     }
 }
 
 /// Parses a setting that is text in the file.
-pub(crate) fn parsed<T: std::str::FromStr>(setting: &'static str, text: &str) -> Result<T, SettingsError>
+pub(crate) fn parsed<T: std::str::FromStr>(
+    setting: &'static str,
+    text: &str,
+) -> Result<T, SettingsError>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|problem: T::Err| SettingsError::Refused {
-        setting,
-        problem: format!("{problem} (it says `{text}`)"),
-    })
+    text.parse()
+        .map_err(|problem: T::Err| SettingsError::Refused {
+            setting,
+            problem: format!("{problem} (it says `{text}`)"),
+        })
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@ pub(crate) fn answer<'a>(
     headers: impl IntoIterator<Item = (&'a str, String)>,
     body: Vec<u8>,
 ) -> Response<AnswerBody> {
-    let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+    let body = Full::new(Bytes::from(body))
+        .map_err(|never| match never {})
+        .boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in headers {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(name), HeaderValue::try_from(value))
-        {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             response.headers_mut().insert(name, value);
         }
     }
@@ -35,7 +35,9 @@ pub(crate) fn answer<'a>(
 
 /// An error that no service of ours words: JSON with its name in the header, as rest-json has it.
 pub(crate) fn refusal(status: u16, name: &str, message: &str) -> Response<AnswerBody> {
-    let body = serde_json::json!({ "message": message }).to_string().into_bytes();
+    let body = serde_json::json!({ "message": message })
+        .to_string()
+        .into_bytes();
     let headers = [
         (header::CONTENT_TYPE.as_str(), "application/json".to_owned()),
         ("x-amzn-errortype", name.to_owned()),

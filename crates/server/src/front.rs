@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use colibri_control::Control;
 use colibri_iam::{
-    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, service_of, verify,
+    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, service_of,
+    verify,
 };
 use colibri_objects::{ObjectsService, is_s3_request};
 use http::request::Parts;
@@ -35,7 +36,9 @@ pub struct Front {
 
 impl std::fmt::Debug for Front {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Front").field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Front")
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +51,12 @@ impl Front {
         credentials: Arc<dyn CredentialSource>,
         region: String,
     ) -> Self {
-        Self { control, objects, credentials, region }
+        Self {
+            control,
+            objects,
+            credentials,
+            region,
+        }
     }
 
     /// Answers one request, whatever it is.
@@ -70,12 +78,23 @@ impl Front {
         if service_of(parts).is_some() || is_s3_request(parts) {
             return is_s3_request(parts);
         }
-        let first = parts.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let first = parts
+            .uri
+            .path()
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
         !API_PATHS.contains(&first)
     }
 
     /// A call of an API whose requests are small: read, verified, handed over.
-    async fn answer_call(&self, parts: Parts, body: Incoming, request_id: &str) -> Response<AnswerBody> {
+    async fn answer_call(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        request_id: &str,
+    ) -> Response<AnswerBody> {
         let body = match Limited::new(body, MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
@@ -83,7 +102,11 @@ impl Front {
                 return refusal(413, "RequestEntityTooLargeException", &message);
             }
             Err(error) => {
-                return refusal(400, "ValidationException", &format!("the request's body broke off: {error}"));
+                return refusal(
+                    400,
+                    "ValidationException",
+                    &format!("the request's body broke off: {error}"),
+                );
             }
         };
         let service = service_of(&parts).unwrap_or_else(|| "lambda".to_owned());
@@ -92,22 +115,41 @@ impl Front {
             Err(rejection) => {
                 info!(request_id, service, path = parts.uri.path(), %rejection, "refused a request");
                 let (status, headers, body) = rejection.render();
-                return answer(status, headers.map(|(name, value)| (name, value.to_owned())), body);
+                return answer(
+                    status,
+                    headers.map(|(name, value)| (name, value.to_owned())),
+                    body,
+                );
             }
         };
         match service.as_str() {
             "lambda" => lambda::answer_operation(&self.control, &parts, &body, request_id).await,
             "sts" => sts::answer_action(&body, &identity, request_id),
             other => {
-                warn!(request_id, service = other, "a request for a service that is not served");
-                let message = format!("Colibri does not serve `{other}`; it serves lambda, s3 and sts");
+                warn!(
+                    request_id,
+                    service = other,
+                    "a request for a service that is not served"
+                );
+                let message =
+                    format!("Colibri does not serve `{other}`; it serves lambda, s3 and sts");
                 refusal(404, "UnknownOperationException", &message)
             }
         }
     }
 
     fn identify(&self, parts: &Parts, body: &Bytes, service: &str) -> Result<Identity, Rejection> {
-        let expected = Expectation { region: &self.region, service, payload: PayloadRule::Signed };
-        verify(parts, &PayloadHash::of(body), &expected, self.credentials.as_ref(), SystemTime::now())
+        let expected = Expectation {
+            region: &self.region,
+            service,
+            payload: PayloadRule::Signed,
+        };
+        verify(
+            parts,
+            &PayloadHash::of(body),
+            &expected,
+            self.credentials.as_ref(),
+            SystemTime::now(),
+        )
     }
 }

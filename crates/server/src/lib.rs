@@ -12,4 +12,4 @@ mod listen;
 mod sts;
 
 pub use front::Front;
-pub use listen::{Listener, ListenFailure};
+pub use listen::{ListenFailure, Listener};

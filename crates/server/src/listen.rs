@@ -64,12 +64,20 @@ impl Listener {
     /// Serves until told to stop, then lets requests in flight finish.
     pub async fn serve(self, front: Arc<Front>, shutdown: CancellationToken) {
         let mut server = auto::Builder::new(TokioExecutor::new());
-        server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_BOUND);
-        server.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_BOUND);
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(256);
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
         loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { break };
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+                break;
+            };
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 () = shutdown.cancelled() => break,
@@ -89,7 +97,9 @@ impl Listener {
                 let front = Arc::clone(&front);
                 async move { Ok::<_, Infallible>(front.answer(request).await) }
             });
-            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = server
+                .serve_connection(TokioIo::new(stream), service)
+                .into_owned();
             let watched = graceful.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = watched.await {

@@ -8,13 +8,23 @@ use crate::answer::{AnswerBody, answer};
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 /// Answers a call of the query protocol: form-encoded in, XML out.
-pub(crate) fn answer_action(body: &[u8], identity: &Identity, request_id: &str) -> Response<AnswerBody> {
-    let action = form_urlencoded::parse(body).find(|(key, _)| key == "Action").map(|(_, value)| value);
+pub(crate) fn answer_action(
+    body: &[u8],
+    identity: &Identity,
+    request_id: &str,
+) -> Response<AnswerBody> {
+    let action = form_urlencoded::parse(body)
+        .find(|(key, _)| key == "Action")
+        .map(|(_, value)| value);
     let (status, xml) = match action.as_deref() {
         Some("GetCallerIdentity") => (200, caller_identity(identity, request_id)),
         _ => (400, unknown_action(request_id)),
     };
-    answer(status, [("content-type", "text/xml".to_owned())], xml.into_bytes())
+    answer(
+        status,
+        [("content-type", "text/xml".to_owned())],
+        xml.into_bytes(),
+    )
 }
 
 fn caller_identity(identity: &Identity, request_id: &str) -> String {
@@ -38,7 +48,9 @@ fn unknown_action(request_id: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -1,0 +1,329 @@
+//! `colibri serve`: opens everything, joins it, serves until told to stop.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use colibri_control::{Clock, Control, EndpointForm, Parts};
+use colibri_hypervisor::{Architecture, qemu::Qemu};
+use colibri_image::{BuilderSettings, ContainerImageBuilder, GuestAssets};
+use colibri_ingress::{Certificates, Domain, Ingress, ListenAddress, TokenMint};
+use colibri_logs::Logs;
+use colibri_network::{NetworkSettings, SlotPool};
+use colibri_objects::Objects;
+use colibri_server::{Front, Listener};
+use colibri_store::Store;
+use colibri_wire::id::place::{Account, Place, Region};
+use colibri_wire::page::PageKey;
+use rand::TryRngCore;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::driver::{self, DriverError};
+use crate::glue::{ControlGateway, IngressTokens, ObjectArtifacts, OutputLogs, RootKey};
+use crate::settings::{Arm64Requests, Endpoints, Settings, SettingsError, parsed};
+
+/// Region of everything: clients need one, and one host is one region.
+const REGION: &str = "us-east-1";
+/// Account of everything.
+const ACCOUNT: &str = "000000000000";
+
+/// A daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    /// Another daemon serves this directory.
+    #[error("another colibri serves {0} already; stop it, or choose another --data-dir")]
+    Taken(PathBuf),
+    /// A file of the data directory.
+    #[error("could not {attempted} {path}")]
+    Io {
+        attempted: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    fn io(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            attempted,
+            path,
+            source,
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT. MicroVMs go on running.
+pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
+    let data = settings.data_dir();
+    let _lock = take_directory(&data)?;
+    raise_descriptor_limit();
+    let listen: ListenAddress = match &settings.ingress.listen {
+        Some(text) => parsed("ingress.listen", text)?,
+        None => ListenAddress::default(),
+    };
+    // Bound first: a taken address is told before anything is recovered or probed.
+    let api = Listener::bind(settings.api.listen).await?;
+    let domain: Domain = match &settings.ingress.domain {
+        Some(text) => parsed("ingress.domain", text)?,
+        None => Domain::default(),
+    };
+    let now = SystemTime::now();
+    let certificates = Arc::new(Certificates::open(&data, &domain, &[], now)?);
+    let tokens = Arc::new(TokenMint::open(&data, now)?);
+    let root = colibri_iam::root::open(&data, REGION, ACCOUNT)?;
+    let keys = Arc::new(RootKey(root));
+    let objects = open_objects(data.join("objects"), Arc::clone(&keys)).await?;
+    let logs = open_logs(data.join("logs")).await?;
+    let store = Store::open(data.join("state.db")).await?;
+
+    let (vmm, guest) = hypervisor(&settings).await?;
+    let network = Arc::new(SlotPool::open(&network_settings(&settings, &data)?).await?);
+    let builder = ContainerImageBuilder::new(
+        BuilderSettings::below(&data),
+        Arc::clone(&vmm) as _,
+        Arc::clone(&network) as _,
+        Arc::new(ObjectArtifacts(objects.clone())),
+        guest,
+        Arc::new(logs.clone()),
+    );
+    let mut choices = colibri_control::Settings::new(
+        Place {
+            region: Region::parse(REGION)?,
+            account: Account::parse(ACCOUNT)?,
+        },
+        data.clone(),
+        endpoint_form(&settings, &domain, listen),
+        PageKey::new(page_key(&data.join("page-key"))?),
+    );
+    choices.arm64_requests = match settings.images.arm64_requests {
+        Arm64Requests::Refuse => colibri_control::Arm64Requests::Refuse,
+        Arm64Requests::Native => colibri_control::Arm64Requests::Native,
+    };
+    if let Some(builds) = settings.images.concurrent_builds {
+        choices.concurrent_builds = builds.max(1);
+    }
+    if let Some(seconds) = settings.images.build_seconds {
+        choices.build_bound = Duration::from_secs(seconds);
+    }
+    let control = Control::start(Parts {
+        settings: choices,
+        store,
+        vmm,
+        network: Arc::clone(&network) as _,
+        builder: Arc::new(builder),
+        logs: Arc::new(OutputLogs(logs)),
+        tokens: Arc::new(IngressTokens(Arc::clone(&tokens))),
+        clock: Clock::system(),
+    })
+    .await?;
+
+    let gateway = Arc::new(ControlGateway(Arc::clone(&control)));
+    let ingress_settings = colibri_ingress::Settings {
+        listen,
+        domain,
+        ..Default::default()
+    };
+    let ingress = Ingress::bind(ingress_settings, certificates, tokens, gateway).await?;
+    let front = Arc::new(Front::new(
+        Arc::clone(&control),
+        objects.service(),
+        keys,
+        REGION.to_owned(),
+    ));
+
+    announce(&api, &ingress, &data);
+    let shutdown = CancellationToken::new();
+    let serving = async {
+        tokio::join!(
+            api.serve(front, shutdown.clone()),
+            ingress.serve(shutdown.clone())
+        );
+    };
+    let stopping = async {
+        wait_for_stop().await;
+        shutdown.cancel();
+    };
+    tokio::join!(serving, stopping);
+    control.shutdown().await;
+    if let Err(error) = network.close().await {
+        warn!(%error, "the network's spare slots were not removed");
+    }
+    info!("stopped; MicroVMs go on running");
+    Ok(())
+}
+
+/// The one line on standard output, for people and for whoever started us.
+#[expect(
+    clippy::print_stdout,
+    reason = "the line that says that the daemon can serve"
+)]
+fn announce(api: &Listener, ingress: &Ingress, data: &Path) {
+    let ingress = ingress
+        .addresses()
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    println!(
+        "ready api=http://{} ingress=https://{ingress} data={}",
+        api.address(),
+        data.display()
+    );
+}
+
+/// Makes the directory ours: nobody else reads it, and no second daemon serves it.
+fn take_directory(data: &Path) -> Result<File, ServeError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data);
+    made.map_err(ServeError::io("make the data directory", data))?;
+    let path = data.join("lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
+    let lock = lock.map_err(ServeError::io("open", &path))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(data.to_owned())),
+        Err(error) => Err(ServeError::io("lock", &path)(error.into())),
+    }
+}
+
+/// A descriptor or two for every connection, MicroVM and query: as many as the system lets us have.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        warn!(%error, "the limit on open files was not raised");
+    }
+}
+
+async fn open_objects(directory: PathBuf, keys: Arc<RootKey>) -> io::Result<Objects> {
+    let open = move || Objects::open(&directory, keys, colibri_objects::Settings::new(REGION));
+    tokio::task::spawn_blocking(open)
+        .await
+        .map_err(io::Error::other)?
+}
+
+async fn open_logs(directory: PathBuf) -> io::Result<Logs> {
+    let open = move || Logs::open(&directory, colibri_logs::Settings::default());
+    tokio::task::spawn_blocking(open)
+        .await
+        .map_err(io::Error::other)?
+}
+
+async fn hypervisor(settings: &Settings) -> Result<(Arc<Qemu>, GuestAssets), Box<dyn Error>> {
+    let directory = settings.guest_dir();
+    let guest = GuestAssets::load(&directory)?;
+    let kernel = Architecture::of_host()
+        .and_then(|architecture| guest.of_architecture(architecture))
+        .map(|files| files.kernel.clone())
+        .ok_or_else(|| DriverError::NoGuest(directory.display().to_string()))?;
+    let (installation, verdict) = driver::choose(settings, &kernel).await?;
+    let described = &installation.description;
+    match verdict {
+        Some(verdict) if !verdict.usable => {
+            warn!(
+                reason = verdict.reason,
+                "KVM is not usable; machines run in software, 10 to 30 times slower"
+            );
+        }
+        _ => {}
+    }
+    info!(
+        qemu = described.version,
+        accelerator = described.accelerator,
+        "hypervisor"
+    );
+    Ok((Arc::new(Qemu::new(installation)), guest))
+}
+
+fn network_settings(settings: &Settings, data: &Path) -> Result<NetworkSettings, SettingsError> {
+    let chosen = &settings.network;
+    let mut network = NetworkSettings::new(data);
+    network.slots = chosen.slots.unwrap_or(network.slots);
+    network.spare_slots = chosen.spare_slots.unwrap_or(network.spare_slots);
+    network.base_uid = chosen.base_uid.unwrap_or(network.base_uid);
+    network.flows_per_slot = chosen.flows_per_slot.unwrap_or(network.flows_per_slot);
+    network.dns_upstreams.clone_from(&chosen.dns_upstreams);
+    if let Some(block) = &chosen.address_block {
+        network.address_block = Some(parsed("network.address_block", block)?);
+    }
+    for range in &chosen.refused_ranges {
+        network
+            .refused_ranges
+            .push(parsed("network.refused_ranges", range)?);
+    }
+    Ok(network)
+}
+
+fn endpoint_form(settings: &Settings, domain: &Domain, listen: ListenAddress) -> EndpointForm {
+    let (address, port) = match listen {
+        ListenAddress::Loopback { port } => ("127.0.0.1".to_owned(), port),
+        ListenAddress::Address(address) => (address.ip().to_string(), address.port()),
+    };
+    let with_port = |host: &str| match settings.ingress.advertised_port.unwrap_or(port) {
+        443 => host.to_owned(),
+        port => format!("{host}:{port}"),
+    };
+    match settings.ingress.endpoints {
+        Endpoints::Name => EndpointForm::UnderDomain(with_port(domain.as_str())),
+        Endpoints::Address => EndpointForm::Plain(with_port(&address)),
+    }
+}
+
+/// The key of list tokens: made once, so that a list goes on over a restart.
+fn page_key(path: &Path) -> Result<[u8; 32], Box<dyn Error>> {
+    let mut key = [0; 32];
+    match File::open(path) {
+        Ok(mut file) => file
+            .read_exact(&mut key)
+            .map_err(ServeError::io("read", path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            rand::rngs::OsRng.try_fill_bytes(&mut key)?;
+            let mut file = File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(ServeError::io("create", path))?;
+            file.write_all(&key)
+                .and_then(|()| file.sync_all())
+                .map_err(ServeError::io("write", path))?;
+        }
+        Err(error) => return Err(ServeError::io("open", path)(error).into()),
+    }
+    Ok(key)
+}
+
+async fn wait_for_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        warn!("signals cannot be watched; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
