@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class Daemon:
     def environment(self):
         """What a user sets to drive it with any AWS client."""
         return {
+            # The AWS CLI of the environment that runs this, not an older one of the system's.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "AWS_SHARED_CREDENTIALS_FILE": str(self.data / "credentials"),
             "AWS_CONFIG_FILE": str(self.data / "config"),
             "AWS_ENDPOINT_URL": self.endpoint,
