@@ -1,7 +1,7 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup guest build lint bench example clean
+.PHONY: help demo test setup guest build lint bench kvm-lab example clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: ## Check format, clippy, shell scripts, dependencies
 
 bench: ## Measure: launch, resume, suspend, density
 	@scripts/bench
+
+kvm-lab: ## Run the hypervisor's tests on real KVM inside an emulated host
+	@scripts/kvm-lab
 
 example: ## Pack examples/flask-counter into target/examples/flask-counter.zip
 	@python3 scripts/pack-example.py examples/flask-counter target/examples/flask-counter.zip

@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::machine::{VmmDescription, VmmError};
 use crate::manifest::{BaseManifest, FORMAT_VERSION, MANIFEST_FILE, SuspensionManifest};
+use crate::sparse;
 
 /// Guest memory of a base (and of a machine at its first boot).
 pub const MEMORY_BASE: &str = "memory.base";
@@ -45,6 +46,29 @@ pub fn read_base(
         ));
     }
     Ok((manifest, hash))
+}
+
+/// Checks what can be checked of a base in no time: lengths, and the devices' state as a whole.
+///
+/// # Errors
+/// [`VmmError::BadSnapshot`] when a file is missing, has another length or another content.
+pub fn check_base(directory: &Path, manifest: &BaseManifest) -> Result<(), VmmError> {
+    for file in [&manifest.memory, &manifest.root_disk, &manifest.disk] {
+        let length = fs::metadata(directory.join(&file.name))
+            .map_err(|error| unreadable(directory, &file.name, error))?
+            .len();
+        if length != file.length {
+            let reason = format!("{} is {length} bytes, not {}", file.name, file.length);
+            return Err(bad(directory, reason));
+        }
+    }
+    let devices = sparse::describe(directory, &manifest.devices.name)
+        .map_err(|error| unreadable(directory, &manifest.devices.name, error))?;
+    if devices.blake3 != manifest.devices.blake3 {
+        let reason = "its devices' state does not match its checksum".to_owned();
+        return Err(bad(directory, reason));
+    }
+    Ok(())
 }
 
 /// Reads the manifest of a suspended machine and checks that it belongs to the base.
@@ -142,6 +166,14 @@ fn name(vmm: &VmmDescription) -> String {
         "{} {} ({}, {}, {})",
         vmm.driver, vmm.version, vmm.accelerator, vmm.cpu_model, vmm.machine_type
     )
+}
+
+fn unreadable(directory: &Path, name: &str, error: io::Error) -> VmmError {
+    if error.kind() == io::ErrorKind::NotFound {
+        bad(directory, format!("{name} is missing"))
+    } else {
+        VmmError::io(format!("read {name} in {}", directory.display()), error)
+    }
 }
 
 /// A snapshot that cannot be used.

@@ -73,6 +73,9 @@ pub(super) fn command_line(
         .option("-cpu", &installation.description.cpu_model)
         .option("-smp", shape.vcpus.to_string())
         .option("-m", format!("{}M", shape.memory_mib));
+    if installation.has_kvm_by_descriptor() {
+        line.descriptor(fd::KVM);
+    }
     machine(&mut line, installation, shape, start);
     channels(&mut line);
     disks(&mut line, start);

@@ -1,7 +1,6 @@
 //! One QEMU process as a [`Machine`].
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,21 +11,18 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
-use super::arguments::{fd, reopened};
-use super::memory::GuestMemory;
+use super::capture::{blocking, gather};
+use super::console::Console;
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
-use super::{CONTROL_SOCKET, Installation, QMP_SOCKET, disk, socket};
+use super::{CONTROL_SOCKET, Installation, QMP_SOCKET, disk, remove_sockets, socket};
 use crate::cgroup::Cgroup;
 use crate::machine::{
     ControlStream, ExitCause, Machine, MachineRecord, MachineShape, Suspension, VmmDescription,
     VmmError,
 };
-use crate::manifest::{BaseManifest, FORMAT_VERSION, FileEntry, MANIFEST_FILE, SuspensionManifest};
-use crate::snapshot::{
-    DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad,
-    read_base, remove_if_there, sync_directory, write_manifest,
-};
+use crate::manifest::{BaseManifest, FORMAT_VERSION, MANIFEST_FILE};
+use crate::snapshot::{DEVICES, DISK, EMPTY_OVERLAY, MEMORY_BASE, ROOT_DISK, write_manifest};
 use crate::sparse;
 
 /// Bound of loading devices' state; it takes 10 ms.
@@ -35,8 +31,12 @@ const LOAD_BOUND: Duration = Duration::from_secs(30);
 /// Bound of an ordered end of the process; it is killed then.
 const QUIT_BOUND: Duration = Duration::from_secs(10);
 
-/// Delta file while it is written.
-const MEMORY_DELTA_NEXT: &str = "memory.next";
+/// How long a guest that the host had no room for waits until it tries its write again.
+const SPACE_RETRY: Duration = Duration::from_secs(2);
+
+/// How often the length of the process's error output is looked at: a guest that provokes its devices
+/// can make QEMU complain without end.
+const LOG_CHECK: Duration = Duration::from_secs(60);
 
 /// How the process's life ends, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,9 @@ pub(super) struct QemuMachine {
     record: MachineRecord,
     process: Arc<Process>,
     qmp: Arc<Qmp>,
+    console: Arc<Console>,
+    /// Whether the guest is meant to run. Held while that changes.
+    meant_to_run: Arc<tokio::sync::Mutex<bool>>,
     cgroup: Cgroup,
     description: VmmDescription,
     shape: MachineShape,
@@ -83,12 +86,18 @@ impl QemuMachine {
         shape: MachineShape,
         has_network: bool,
     ) -> Result<Arc<Self>, VmmError> {
-        let qmp = match Qmp::connect(&record.directory, QMP_SOCKET).await {
-            Ok(qmp) => qmp,
+        let connected = async {
+            let qmp = Qmp::connect(&record.directory, QMP_SOCKET).await?;
+            let status = qmp.status().await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>((qmp, status))
+        };
+        let (qmp, status) = match connected.await {
+            Ok(connected) => connected,
             Err(source) => {
                 process.kill();
                 process.ended().await;
                 cgroup.remove().await;
+                let _ = remove_sockets(&record.directory);
                 let output = format!("{source}; QEMU said: {}", process.log_tail());
                 return Err(VmmError::Ended {
                     id: record.id,
@@ -97,10 +106,16 @@ impl QemuMachine {
                 });
             }
         };
+        let waits_for_space = status == OUT_OF_SPACE;
+        qmp.note_out_of_space(waits_for_space);
         let machine = Arc::new(Self {
             record,
             process: Arc::new(process),
             qmp: Arc::new(qmp),
+            console: Arc::default(),
+            meant_to_run: Arc::new(tokio::sync::Mutex::new(
+                waits_for_space || status == "running",
+            )),
             cgroup,
             description: installation.description.clone(),
             shape,
@@ -114,23 +129,32 @@ impl QemuMachine {
         Ok(machine)
     }
 
-    /// Notices the end of the guest and of the process.
+    /// Notices the end of the guest and of the process, and lets a guest that waits for room on the
+    /// host's disk try again.
     fn watch(&self) {
         let (process, qmp, life) = (
             Arc::clone(&self.process),
             Arc::clone(&self.qmp),
             self.life.clone(),
         );
+        let console = Arc::clone(&self.console);
+        let meant_to_run = Arc::clone(&self.meant_to_run);
         let watcher = tokio::spawn(async move {
             let mut last_words = String::new();
-            tokio::select! {
-                () = process.ended() => {}
-                () = qmp.guest_ended() => {
-                    if let Ok(console) = console(&qmp).await {
-                        last_words = format!("the guest shut down; its console ends with: {}", tail(&console));
+            let mut log_check = tokio::time::interval(LOG_CHECK);
+            loop {
+                tokio::select! {
+                    () = process.ended() => break,
+                    () = qmp.guest_ended() => {
+                        if let Ok(words) = console.last_words(&qmp).await {
+                            last_words = format!("the guest shut down; its console ends with: {words}");
+                        }
+                        process.kill();
+                        process.ended().await;
+                        break;
                     }
-                    process.kill();
-                    process.ended().await;
+                    () = out_of_space(&qmp) => try_again(&qmp, &meant_to_run).await,
+                    _ = log_check.tick() => process.bound_log(),
                 }
             }
             life.send_modify(|life| {
@@ -144,42 +168,31 @@ impl QemuMachine {
         let _ = self.watcher.set(watcher.abort_handle());
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.record.directory
+    }
+
+    pub(super) fn record_ref(&self) -> &MachineRecord {
+        &self.record
+    }
+
+    pub(super) fn shape(&self) -> MachineShape {
+        self.shape
+    }
+
+    pub(super) fn description(&self) -> &VmmDescription {
+        &self.description
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
     pub(super) fn remember_root_disk(&self, path: PathBuf) {
         *self
             .root_disk
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(path);
-    }
-
-    /// Puts the pages of a suspension in place, checking them.
-    pub(super) async fn inject(
-        &self,
-        delta: &Path,
-        suspension: SuspensionManifest,
-    ) -> Result<(), VmmError> {
-        let memory = self.memory()?;
-        let pages = u64::from(self.shape.memory_mib) * 256;
-        let path = delta.to_owned();
-        let directory = self.record.directory.clone();
-        let devices = directory.join(DEVICES);
-        let result = blocking(move || {
-            if blake3::hash(&fs::read(devices)?).to_hex().to_string() != suspension.devices.blake3 {
-                return Ok(Some("its devices' state does not match its checksum"));
-            }
-            let hash = crate::delta::read(File::open(path)?, pages, |first, bytes| {
-                memory.write(first, bytes)
-            })?;
-            Ok((hash != suspension.memory.blake3)
-                .then_some("its memory does not match its checksum"))
-        });
-        match result.await {
-            Ok(None) => Ok(()),
-            Ok(Some(reason)) => Err(bad(&directory, reason.to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Err(bad(&directory, error.to_string()))
-            }
-            Err(source) => Err(self.io("put its memory in place", source)),
-        }
     }
 
     /// Loads devices and CPUs from the descriptor given at the start.
@@ -219,14 +232,7 @@ impl QemuMachine {
         }
     }
 
-    /// Saves devices and CPUs into `devices.next`.
-    async fn save_devices(&self) -> Result<(), VmmError> {
-        let arguments = json!({ "filename": reopened(fd::DEVICES_OUT), "live": false });
-        self.execute("save its devices", "xen-save-devices-state", arguments)
-            .await
-    }
-
-    async fn execute(
+    pub(super) async fn execute(
         &self,
         attempted: &str,
         command: &str,
@@ -263,91 +269,8 @@ impl QemuMachine {
         }
     }
 
-    fn io(&self, attempted: &str, source: std::io::Error) -> VmmError {
+    pub(super) fn io(&self, attempted: &str, source: std::io::Error) -> VmmError {
         VmmError::io(format!("{attempted} (machine {})", self.record.id), source)
-    }
-
-    fn memory(&self) -> Result<GuestMemory, VmmError> {
-        let file = self
-            .record
-            .base
-            .as_ref()
-            .unwrap_or(&self.record.directory)
-            .join(MEMORY_BASE);
-        GuestMemory::of(self.process.pid, &file)
-            .map_err(|source| self.io("find its memory", source))
-    }
-
-    fn base(&self) -> Result<&Path, VmmError> {
-        self.record
-            .base
-            .as_deref()
-            .ok_or_else(|| VmmError::Refused {
-                id: self.record.id.clone(),
-                attempted: "suspend".to_owned(),
-                reason: "it was not launched from a base".to_owned(),
-            })
-    }
-
-    /// Writes the suspension of the stopped machine.
-    async fn capture(&self) -> Result<(SuspensionManifest, Instant), VmmError> {
-        let base = self.base()?.to_owned();
-        let (_, base_hash) = read_base(&base, &self.description)?;
-        self.save_devices().await?;
-        let memory = self.memory()?;
-        let directory = self.record.directory.clone();
-        let written = blocking(move || {
-            let delta = File::create(directory.join(MEMORY_DELTA_NEXT))?;
-            let summary = memory.write_delta(&File::open(base.join(MEMORY_BASE))?, delta)?;
-            let captured = Instant::now();
-            let state = fs::read(directory.join(DEVICES_NEXT))?;
-            File::open(directory.join(DEVICES_NEXT))?.sync_data()?;
-            let manifest = SuspensionManifest {
-                format_version: FORMAT_VERSION,
-                base: base_hash,
-                memory: entry(MEMORY_DELTA, summary.length, summary.blake3),
-                pages: summary.pages,
-                devices: entry(
-                    DEVICES,
-                    state.len() as u64,
-                    blake3::hash(&state).to_hex().to_string(),
-                ),
-            };
-            // A copy, not a rename: QEMU keeps its descriptor, and a machine whose suspend is
-            // cancelled saves through it again.
-            fs::rename(
-                directory.join(MEMORY_DELTA_NEXT),
-                directory.join(MEMORY_DELTA),
-            )?;
-            remove_if_there(&directory.join(DEVICES))?;
-            fs::write(directory.join(DEVICES), &state)?;
-            File::open(directory.join(DEVICES))?.sync_data()?;
-            write_manifest(&directory, &manifest)?;
-            Ok((manifest, captured))
-        });
-        written
-            .await
-            .map_err(|source| self.io("write its suspension", source))
-    }
-
-    /// Removes every trace of a suspension, complete or not.
-    async fn drop_suspension(&self) -> std::io::Result<()> {
-        let directory = self.record.directory.clone();
-        blocking(move || {
-            // The manifest first: without it the rest is not a suspension.
-            remove_if_there(&directory.join(MANIFEST_FILE))?;
-            sync_directory(&directory)?;
-            for name in [
-                MEMORY_DELTA,
-                MEMORY_DELTA_NEXT,
-                DEVICES,
-                "manifest.json.next",
-            ] {
-                remove_if_there(&directory.join(name))?;
-            }
-            Ok(())
-        })
-        .await
     }
 
     /// Ends the process in order, so that its files are complete.
@@ -370,33 +293,6 @@ impl QemuMachine {
             self.process.ended().await;
         }
     }
-
-    /// Moves what the ended process left into a base.
-    fn gather(&self, directory: &Path, root_disk: &Path) -> std::io::Result<()> {
-        let own = &self.record.directory;
-        let memory = own.join(MEMORY_BASE);
-        sparse::punch_zero_pages(&File::options().read(true).write(true).open(&memory)?)?;
-        for (from, to) in [
-            (memory.as_path(), MEMORY_BASE),
-            (&own.join(DEVICES_NEXT), DEVICES),
-            (&own.join(DISK), DISK),
-            (root_disk, ROOT_DISK),
-        ] {
-            let to = directory.join(to);
-            if from != to {
-                fs::rename(from, &to)?;
-            }
-            let file = File::open(&to)?;
-            // Directories keep other users out; the mode lets a machine's own user open what it is
-            // given a descriptor of, for reading.
-            file.set_permissions(fs::Permissions::from_mode(0o444))?;
-            if rustix::process::geteuid().is_root() {
-                std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
-            }
-            file.sync_all()?;
-        }
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -406,11 +302,17 @@ impl Machine for QemuMachine {
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        self.execute("continue", "cont", json!({})).await
+        let mut meant_to_run = self.meant_to_run.lock().await;
+        self.execute("continue", "cont", json!({})).await?;
+        *meant_to_run = true;
+        Ok(())
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
-        self.execute("stop", "stop", json!({})).await
+        let mut meant_to_run = self.meant_to_run.lock().await;
+        self.execute("stop", "stop", json!({})).await?;
+        *meant_to_run = false;
+        Ok(())
     }
 
     async fn is_running(&self) -> Result<bool, VmmError> {
@@ -430,7 +332,8 @@ impl Machine for QemuMachine {
     }
 
     async fn console(&self) -> Result<String, VmmError> {
-        console(&self.qmp)
+        self.console
+            .read(&self.qmp)
             .await
             .map_err(|error| self.qmp_error("show its console", error))
     }
@@ -458,7 +361,9 @@ impl Machine for QemuMachine {
         captured?;
         let failed = |source| self.io("gather its base", source);
         let root_size = fs::metadata(&root_disk).map_err(failed)?.len();
-        tokio::task::block_in_place(|| self.gather(directory, &root_disk)).map_err(failed)?;
+        let (own, to) = (self.record.directory.clone(), directory.to_owned());
+        let gathered = blocking(move || gather(&own, &to, &root_disk));
+        gathered.await.map_err(failed)?;
         disk::create_overlay(&directory.join(EMPTY_OVERLAY), root_size).await?;
         let (vmm, shape, has_network) = (self.description.clone(), self.shape, self.has_network);
         let directory = directory.to_owned();
@@ -482,6 +387,10 @@ impl Machine for QemuMachine {
 
     async fn suspend(&self) -> Result<Suspension, VmmError> {
         self.base()?;
+        if self.record.directory.join(MANIFEST_FILE).exists() {
+            // The guest has run since: what it describes is no state that ever was.
+            self.forget_suspension().await?;
+        }
         let stopped = Instant::now();
         self.pause().await?;
         match self.capture().await {
@@ -526,11 +435,8 @@ impl Machine for QemuMachine {
         self.process.kill();
         self.process.ended().await;
         self.cgroup.remove().await;
-        for name in [QMP_SOCKET, CONTROL_SOCKET] {
-            remove_if_there(&self.record.directory.join(name))
-                .map_err(|source| self.io("remove its sockets", source))?;
-        }
-        Ok(())
+        remove_sockets(&self.record.directory)
+            .map_err(|source| self.io("remove its sockets", source))
     }
 
     async fn exited(&self) -> ExitCause {
@@ -544,36 +450,26 @@ impl Machine for QemuMachine {
     }
 }
 
-async fn console(qmp: &Qmp) -> Result<String, QmpError> {
-    let arguments = json!({ "device": "console", "size": 65536, "format": "utf8" });
-    let answer = qmp.execute("ringbuf-read", arguments).await?;
-    Ok(answer.as_str().unwrap_or_default().to_owned())
+/// QEMU's name for the state of a machine that stopped because the host's disk is full.
+const OUT_OF_SPACE: &str = "io-error";
+
+/// Completes when a guest that was stopped for want of room has waited long enough.
+async fn out_of_space(qmp: &Qmp) {
+    qmp.out_of_space().await;
+    tokio::time::sleep(SPACE_RETRY).await;
 }
 
-/// The last lines of a text.
-fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
-fn entry(name: &str, length: u64, blake3: String) -> FileEntry {
-    FileEntry {
-        name: name.to_owned(),
-        length,
-        stored: length,
-        blake3,
+/// Lets the guest's write be tried again, unless the machine was stopped on purpose meanwhile.
+async fn try_again(qmp: &Qmp, meant_to_run: &tokio::sync::Mutex<bool>) {
+    let meant_to_run = meant_to_run.lock().await;
+    qmp.note_out_of_space(false);
+    if *meant_to_run
+        && qmp
+            .status()
+            .await
+            .is_ok_and(|status| status == OUT_OF_SPACE)
+    {
+        // A failure is told by the next event.
+        let _ = qmp.execute("cont", json!({})).await;
     }
-}
-
-/// Runs file work away from the async threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(std::io::Error::other)?
 }

@@ -5,8 +5,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::delta::{CHUNK_PAGES, DeltaSummary, DeltaWriter, PAGE_SIZE};
 
@@ -28,6 +30,41 @@ struct Mapping {
     length: u64,
 }
 
+/// A file as `/proc/PID/maps` names it: the device of the file system itself, which on btrfs and
+/// overlayfs is another than `stat` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MappedFile {
+    device: String,
+    inode: u64,
+}
+
+impl MappedFile {
+    /// Maps a page of the file, without any access to it, and looks how the kernel names it.
+    fn of(file: &File) -> io::Result<Self> {
+        // SAFETY: a new mapping at a place that the kernel chooses; nobody can read or write it.
+        let page = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                PAGE_SIZE,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE,
+                file,
+                0,
+            )
+        }?;
+        let maps = fs::read_to_string("/proc/self/maps");
+        // SAFETY: the mapping made above, which nothing refers to.
+        unsafe { munmap(page, PAGE_SIZE) }?;
+        let address = page.addr() as u64;
+        maps?
+            .lines()
+            .filter_map(parse_mapping)
+            .find(|(mapping, _)| mapping.address == address)
+            .map(|(_, file)| file)
+            .ok_or_else(|| io::Error::other("/proc/self/maps does not list a fresh mapping"))
+    }
+}
+
 /// The memory of one guest, mapped in one process.
 #[derive(Debug)]
 pub(super) struct GuestMemory {
@@ -38,20 +75,21 @@ pub(super) struct GuestMemory {
 impl GuestMemory {
     /// Finds the mappings of `file` in a process.
     pub(super) fn of(pid: u32, file: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(file)?;
+        let file = File::open(file)?;
+        let length = file.metadata()?.len();
+        let identity = MappedFile::of(&file)?;
         let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let mappings: Vec<Mapping> = maps
             .lines()
-            .filter_map(|line| parse_mapping(line, metadata.dev(), metadata.ino()))
+            .filter_map(parse_mapping)
+            .filter(|(_, mapped)| *mapped == identity)
+            .map(|(mapping, _)| mapping)
             .collect();
         let mapped: u64 = mappings.iter().map(|mapping| mapping.length).sum();
-        if mapped != metadata.len() {
+        if mapped != length {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                format!(
-                    "process {pid} maps {mapped} of the {} bytes of guest memory",
-                    metadata.len()
-                ),
+                format!("process {pid} maps {mapped} of the {length} bytes of guest memory"),
             ));
         }
         Ok(Self { pid, mappings })
@@ -159,29 +197,22 @@ fn push(runs: &mut Vec<(u64, u64)>, page: u64) {
     }
 }
 
-/// `address-end perms offset major:minor inode path`, where it maps the given file.
-fn parse_mapping(line: &str, device: u64, inode: u64) -> Option<Mapping> {
+/// `address-end perms offset major:minor inode path`
+fn parse_mapping(line: &str) -> Option<(Mapping, MappedFile)> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let _permissions = fields.next()?;
     let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let numbers = (
-        u32::from_str_radix(major, 16).ok()?,
-        u32::from_str_radix(minor, 16).ok()?,
-    );
-    if fields.next()?.parse::<u64>().ok()? != inode
-        || numbers != (rustix::fs::major(device), rustix::fs::minor(device))
-    {
-        return None;
-    }
+    let device = fields.next()?.to_owned();
+    let inode = fields.next()?.parse().ok()?;
     let address = u64::from_str_radix(start, 16).ok()?;
-    let end = u64::from_str_radix(end, 16).ok()?;
-    Some(Mapping {
+    let length = u64::from_str_radix(end, 16).ok()?.checked_sub(address)?;
+    let mapping = Mapping {
         address,
         offset,
-        length: end - address,
-    })
+        length,
+    };
+    Some((mapping, MappedFile { device, inode }))
 }
 
 fn vm_read(pid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -237,7 +268,9 @@ fn progress(moved: libc::ssize_t) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FILE_OR_SHARED, Mapping, PRESENT, SWAPPED, is_copied, parse_mapping, push};
+    use super::{
+        FILE_OR_SHARED, MappedFile, Mapping, PRESENT, SWAPPED, is_copied, parse_mapping, push,
+    };
 
     #[test]
     fn only_private_copies_count_as_copied() {
@@ -248,16 +281,28 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_of_the_file_is_told_from_others() {
+    fn a_line_of_maps_names_the_mapping_and_its_file() {
         let line = "7f0000000000-7f0020000000 rw-p 00001000 fe:01 1234   /data/memory.base";
-        let device = rustix::fs::makedev(0xfe, 1);
-        let wanted = Mapping {
+        let mapping = Mapping {
             address: 0x7f00_0000_0000,
             offset: 0x1000,
             length: 0x2000_0000,
         };
-        assert_eq!(parse_mapping(line, device, 1234), Some(wanted));
-        assert_eq!(parse_mapping(line, device, 1235), None);
+        let file = MappedFile {
+            device: "fe:01".to_owned(),
+            inode: 1234,
+        };
+        assert_eq!(parse_mapping(line), Some((mapping, file)));
+    }
+
+    #[test]
+    fn two_files_are_told_apart_and_one_is_itself() {
+        let (one, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        one.set_len(4096).unwrap();
+        other.set_len(4096).unwrap();
+        let identity = MappedFile::of(&one).unwrap();
+        assert_eq!(identity, MappedFile::of(&one).unwrap());
+        assert_ne!(identity, MappedFile::of(&other).unwrap());
     }
 
     #[test]

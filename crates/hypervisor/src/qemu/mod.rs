@@ -5,6 +5,8 @@
 //! on a QEMU without patches is told in `ARCHITECTURE.md`, "Snapshots".
 
 mod arguments;
+mod capture;
+mod console;
 mod disk;
 mod machine;
 mod memory;
@@ -33,8 +35,8 @@ use crate::machine::{
     NetworkAttachment, Vmm, VmmDescription, VmmError,
 };
 use crate::snapshot::{
-    DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, read_base,
-    read_suspension,
+    DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad,
+    check_base, read_base, read_suspension, remove_if_there,
 };
 
 /// Machine protocol socket in a machine's directory.
@@ -99,14 +101,16 @@ impl Installation {
         })
     }
 
+    /// Whether it can map a base privately that it has open for reading only (`rom=off`). Where it
+    /// cannot, it insists on opening the base for writing, which a user of its own may not.
     pub(crate) fn has_readonly_private_memory(&self) -> bool {
-        self.release >= (9, 0)
+        self.release >= (8, 2)
     }
 
     fn accelerator_option(&self) -> String {
         match self.accelerator {
             Accelerator::Tcg => format!("tcg,thread=multi,tb-size={TCG_BUFFER_MIB}"),
-            Accelerator::Kvm if self.takes_kvm_by_descriptor() => {
+            Accelerator::Kvm if self.has_kvm_by_descriptor() => {
                 format!("kvm,device={}", arguments::set(fd::KVM))
             }
             Accelerator::Kvm => "kvm".to_owned(),
@@ -122,8 +126,9 @@ impl Installation {
         }
     }
 
-    fn takes_kvm_by_descriptor(&self) -> bool {
-        self.release >= (9, 0)
+    /// Whether machines are given `/dev/kvm` as a descriptor, which QEMU takes since 9.0.
+    fn has_kvm_by_descriptor(&self) -> bool {
+        self.accelerator == Accelerator::Kvm && self.release >= (9, 0)
     }
 }
 
@@ -169,7 +174,18 @@ impl Qemu {
         Self { installation }
     }
 
+    /// Starts a machine, or leaves nothing of it.
     async fn start(&self, plan: Plan<'_>) -> Result<Arc<QemuMachine>, VmmError> {
+        let (id, directory) = (plan.id.to_owned(), plan.directory.to_owned());
+        let started = self.try_start(plan).await;
+        if started.is_err() {
+            Cgroup::existing(&id).remove().await;
+            let _ = remove_sockets(&directory);
+        }
+        started
+    }
+
+    async fn try_start(&self, plan: Plan<'_>) -> Result<Arc<QemuMachine>, VmmError> {
         let Plan {
             id,
             directory,
@@ -240,7 +256,7 @@ impl Qemu {
         if self.installation.accelerator == Accelerator::Tcg {
             return Ok(None);
         }
-        if self.installation.takes_kvm_by_descriptor() {
+        if self.installation.has_kvm_by_descriptor() {
             let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
             descriptors.push((fd::KVM, kvm.into()));
             return Ok(None);
@@ -312,13 +328,25 @@ impl Vmm for Qemu {
             })
             .await?;
         machine.remember_root_disk(spec.root_disk);
-        machine.resume().await?;
+        if let Err(error) = machine.resume().await {
+            remove(&machine).await;
+            return Err(error);
+        }
         Ok(machine)
     }
 
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
         let io = |source| VmmError::io(format!("prepare machine {}", spec.id), source);
         let (manifest, base_hash) = read_base(&spec.base, self.description())?;
+        check_base(&spec.base, &manifest)?;
+        if spec.network.is_some() != manifest.has_network {
+            let reason = if manifest.has_network {
+                "its guest has a network card, none was given"
+            } else {
+                "its guest has no network card, one was given"
+            };
+            return Err(bad(&spec.base, reason.to_owned()));
+        }
         let suspension = if spec.resume {
             Some(read_suspension(&spec.directory, &base_hash)?)
         } else {
@@ -343,15 +371,20 @@ impl Vmm for Qemu {
             (fd::MEMORY, memory),
             (fd::ROOT, open(&spec.base.join(ROOT_DISK))?),
             (fd::FROZEN, open(&spec.base.join(DISK))?),
-            (fd::OVERLAY, open_for_writing(&overlay).map_err(io)?),
-            (fd::DEVICES_IN, open(&devices)?),
+            (
+                fd::OVERLAY,
+                open_part(&spec.directory, open_for_writing(&overlay), DISK).map_err(io)??,
+            ),
+            (
+                fd::DEVICES_IN,
+                open_part(
+                    &spec.directory,
+                    File::open(&devices).map(OwnedFd::from),
+                    DEVICES,
+                )
+                .map_err(io)??,
+            ),
         ];
-        if spec.network.is_none() && manifest.has_network {
-            return Err(crate::snapshot::bad(
-                &spec.base,
-                "its guest has a network card, none was given".to_owned(),
-            ));
-        }
         let machine = self
             .start(Plan {
                 id: &spec.id,
@@ -373,9 +406,7 @@ impl Vmm for Qemu {
             machine.load_devices().await
         };
         if let Err(error) = loaded.await {
-            if let Err(cleanup) = machine.kill().await {
-                warn!(id = spec.id, %cleanup, "machine that failed to load was not removed");
-            }
+            remove(&machine).await;
             return Err(error);
         }
         Ok(machine)
@@ -414,14 +445,31 @@ impl Vmm for Qemu {
             process.ended().await;
         }
         Cgroup::existing(&record.id).remove().await;
-        Ok(())
+        remove_sockets(&record.directory).map_err(|source| {
+            VmmError::io(
+                format!("remove the sockets of machine {}", record.id),
+                source,
+            )
+        })
     }
 
     async fn sweep(&self, root: &Path, keep: &[String]) -> Result<Vec<String>, VmmError> {
-        let found =
-            process::below(root).map_err(|source| VmmError::io("look for machines", source))?;
+        let io = |source| {
+            VmmError::io(
+                format!("look for machines below {}", root.display()),
+                source,
+            )
+        };
+        // Processes' working directories are told without symbolic links.
+        let root = &root.canonicalize().map_err(io)?;
+        let found = process::below(root).map_err(io)?;
         let mut ended = Vec::new();
-        for (pid, name) in found {
+        for process::Found {
+            pid,
+            name,
+            directory,
+        } in found
+        {
             if keep.contains(&name) {
                 continue;
             }
@@ -431,7 +479,7 @@ impl Vmm for Qemu {
             warn!(id = name, pid, "ending a machine that nothing knows of");
             let record = MachineRecord {
                 id: name.clone(),
-                directory: root.to_owned(),
+                directory,
                 base: None,
                 pid,
                 start_ticks,
@@ -445,7 +493,7 @@ impl Vmm for Qemu {
 
 /// An empty file that a machine's own user may open anew through its descriptor, and nobody else.
 fn owned_file(path: &Path, isolation: Isolation) -> std::io::Result<File> {
-    crate::snapshot::remove_if_there(path)?;
+    remove_if_there(path)?;
     let file = File::options()
         .read(true)
         .write(true)
@@ -456,6 +504,33 @@ fn owned_file(path: &Path, isolation: Isolation) -> std::io::Result<File> {
         std::os::unix::fs::fchown(&file, Some(uid), Some(uid))?;
     }
     Ok(file)
+}
+
+/// Ends a machine that did not get as far as its caller.
+async fn remove(machine: &QemuMachine) {
+    if let Err(cleanup) = machine.kill().await {
+        warn!(id = machine.record().id, %cleanup, "machine that failed to start was not removed");
+    }
+}
+
+/// Removes the sockets of a machine's directory.
+fn remove_sockets(directory: &Path) -> std::io::Result<()> {
+    remove_if_there(&directory.join(QMP_SOCKET))?;
+    remove_if_there(&directory.join(CONTROL_SOCKET))
+}
+
+/// Tells a part of a suspension that is missing from one that cannot be opened.
+fn open_part(
+    directory: &Path,
+    opened: std::io::Result<OwnedFd>,
+    name: &str,
+) -> std::io::Result<Result<OwnedFd, VmmError>> {
+    match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Err(bad(directory, format!("{name} is missing"))))
+        }
+        other => other.map(Ok),
+    }
 }
 
 fn open_for_writing(path: &Path) -> std::io::Result<OwnedFd> {

@@ -25,6 +25,9 @@ pub(super) const LOG_FILE: &str = "vmm.log";
 /// How much of the error output is worth repeating, bytes.
 const LOG_TAIL: u64 = 2048;
 
+/// Length at which the error output is cut, bytes.
+const LOG_LENGTH: u64 = 1024 * 1024;
+
 /// Everything about the process that is not its command line.
 pub(super) struct Surroundings<'a> {
     pub(super) directory: &'a Path,
@@ -142,6 +145,17 @@ impl Process {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
+    /// Empties its error output when it has grown too long; QEMU appends, so it goes on from there.
+    pub(super) fn bound_log(&self) {
+        let path = self.directory.join(LOG_FILE);
+        if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_LENGTH) {
+            let _ = File::options()
+                .write(true)
+                .open(path)
+                .and_then(|log| log.set_len(0));
+        }
+    }
+
     /// The end of its error output.
     pub(super) fn log_tail(&self) -> String {
         log_tail(&self.directory).unwrap_or_default()
@@ -210,9 +224,17 @@ pub(super) fn log_tail(directory: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-/// Ids of the running processes whose working directory lies below `root` and whose program is a
-/// QEMU, each with the name that it was given.
-pub(super) fn below(root: &Path) -> io::Result<Vec<(u32, String)>> {
+/// A QEMU that runs, as it can be told from outside.
+pub(super) struct Found {
+    pub(super) pid: u32,
+    /// The name that it was given.
+    pub(super) name: String,
+    /// Its working directory.
+    pub(super) directory: PathBuf,
+}
+
+/// The QEMU processes whose working directory lies below `root`, a path without symbolic links.
+pub(super) fn below(root: &Path) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
@@ -243,7 +265,11 @@ pub(super) fn below(root: &Path) -> io::Result<Vec<(u32, String)>> {
             .skip_while(|argument| *argument != b"-name")
             .nth(1);
         if let (true, Some(name)) = (is_qemu, name) {
-            found.push((pid, String::from_utf8_lossy(name).into_owned()));
+            found.push(Found {
+                pid,
+                name: String::from_utf8_lossy(name).into_owned(),
+                directory,
+            });
         }
     }
     Ok(found)

@@ -48,6 +48,8 @@ pub(super) struct Qmp {
     commands: mpsc::Sender<Command>,
     /// True once the guest shut down, was reset or panicked.
     guest_ended: watch::Receiver<bool>,
+    /// True while the guest is stopped because the host had no room for its write.
+    out_of_space: watch::Sender<bool>,
 }
 
 impl Qmp {
@@ -56,10 +58,16 @@ impl Qmp {
         let stream = socket::connect(directory, name).await?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let (ended_sender, guest_ended) = watch::channel(false);
-        tokio::spawn(serve(stream, inbox, ended_sender));
+        let out_of_space = watch::Sender::new(false);
+        let news = News {
+            guest_ended: ended_sender,
+            out_of_space: out_of_space.clone(),
+        };
+        tokio::spawn(serve(stream, inbox, news));
         let qmp = Self {
             commands,
             guest_ended,
+            out_of_space,
         };
         qmp.execute("qmp_capabilities", json!({}))
             .await
@@ -99,10 +107,46 @@ impl Qmp {
         let mut ended = self.guest_ended.clone();
         let _ = ended.wait_for(|ended| *ended).await;
     }
+
+    /// Completes when the guest is stopped for want of room on the host's disk.
+    pub(super) async fn out_of_space(&self) {
+        let mut news = self.out_of_space.subscribe();
+        let _ = news.wait_for(|out_of_space| *out_of_space).await;
+    }
+
+    /// Remembers whether the guest waits for room; events set it, a new attempt resets it.
+    pub(super) fn note_out_of_space(&self, waits: bool) {
+        self.out_of_space.send_replace(waits);
+    }
+}
+
+/// Where the events go that matter.
+struct News {
+    guest_ended: watch::Sender<bool>,
+    out_of_space: watch::Sender<bool>,
+}
+
+impl News {
+    fn take(&self, event: &str, data: &Value) {
+        let text = |key| data.get(key).and_then(Value::as_str).unwrap_or_default();
+        match event {
+            // Its own `quit`, and signals, end QEMU without the guest.
+            "SHUTDOWN" if text("reason").starts_with("guest-") => {
+                self.guest_ended.send_replace(true);
+            }
+            "GUEST_PANICKED" => {
+                self.guest_ended.send_replace(true);
+            }
+            "BLOCK_IO_ERROR" if text("action") == "stop" => {
+                self.out_of_space.send_replace(true);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Owns the stream: writes commands, hands answers to their askers in order, watches for events.
-async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, ended: watch::Sender<bool>) {
+async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, news: News) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut waiting: VecDeque<oneshot::Sender<Result<Value, QmpError>>> = VecDeque::new();
@@ -123,9 +167,7 @@ async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, ended: wa
                 let Ok(message) = serde_json::from_slice::<Value>(&line) else { return };
                 line.clear();
                 if let Some(event) = message.get("event").and_then(Value::as_str) {
-                    if matches!(event, "SHUTDOWN" | "GUEST_PANICKED") {
-                        ended.send_replace(true);
-                    }
+                    news.take(event, message.get("data").unwrap_or(&Value::Null));
                 } else if let Some(outcome) = outcome(&message)
                     && let Some(reply) = waiting.pop_front()
                 {

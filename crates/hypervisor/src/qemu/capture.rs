@@ -1,0 +1,231 @@
+//! A machine's state on its way to disk and back: freezing a base, writing a suspension, putting one
+//! in place. Which order is safe against a crash at any point is decided here.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::arguments::{fd, reopened};
+use super::machine::QemuMachine;
+use super::memory::GuestMemory;
+use crate::machine::VmmError;
+use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, SuspensionManifest};
+use crate::snapshot::{
+    DEVICES, DEVICES_NEXT, DISK, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad, read_base,
+    remove_if_there, sync_directory, write_manifest,
+};
+use crate::sparse;
+
+/// Delta file while it is written.
+const MEMORY_DELTA_NEXT: &str = "memory.next";
+
+/// Room that devices' state needs at most, bytes; it takes 55 to 100 KB.
+const DEVICES_ROOM: u64 = 1024 * 1024;
+
+impl QemuMachine {
+    /// Puts the pages of a suspension in place, checking them.
+    pub(super) async fn inject(
+        &self,
+        delta: &Path,
+        suspension: SuspensionManifest,
+    ) -> Result<(), VmmError> {
+        let memory = self.memory()?;
+        let pages = u64::from(self.shape().memory_mib) * 256;
+        let path = delta.to_owned();
+        let directory = self.directory().to_owned();
+        let devices = directory.join(DEVICES);
+        let result = blocking(move || {
+            if blake3::hash(&fs::read(devices)?).to_hex().to_string() != suspension.devices.blake3 {
+                return Ok(Some("its devices' state does not match its checksum"));
+            }
+            let hash = crate::delta::read(File::open(path)?, pages, |first, bytes| {
+                memory.write(first, bytes)
+            })?;
+            Ok((hash != suspension.memory.blake3)
+                .then_some("its memory does not match its checksum"))
+        });
+        match result.await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(bad(&directory, reason.to_owned())),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                Err(bad(&directory, error.to_string()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(bad(&directory, format!("{MEMORY_DELTA} is missing")))
+            }
+            Err(source) => Err(self.io("put its memory in place", source)),
+        }
+    }
+
+    /// Saves devices and CPUs into `devices.next`.
+    pub(super) async fn save_devices(&self) -> Result<(), VmmError> {
+        let arguments = json!({ "filename": reopened(fd::DEVICES_OUT), "live": false });
+        let attempted = "save its devices";
+        let saved = self
+            .execute(attempted, "xen-save-devices-state", arguments)
+            .await;
+        match saved {
+            // QEMU does not say why it could not write.
+            Err(VmmError::Refused { .. }) if !has_room(self.directory(), DEVICES_ROOM) => {
+                Err(VmmError::StorageFull {
+                    attempted: attempted.to_owned(),
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Writes the suspension of the stopped machine; also the moment when all of its memory had been
+    /// written.
+    pub(super) async fn capture(&self) -> Result<(SuspensionManifest, Instant), VmmError> {
+        let base = self.base()?.to_owned();
+        let (_, base_hash) = read_base(&base, self.description())?;
+        self.save_devices().await?;
+        let memory = self.memory()?;
+        let directory = self.directory().to_owned();
+        let written = blocking(move || {
+            let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
+            let summary = memory.write_delta(&File::open(base.join(MEMORY_BASE))?, delta)?;
+            let captured = Instant::now();
+            let state = fs::read(directory.join(DEVICES_NEXT))?;
+            let manifest = SuspensionManifest {
+                format_version: FORMAT_VERSION,
+                base: base_hash,
+                memory: entry(MEMORY_DELTA, summary.length, summary.blake3),
+                pages: summary.pages,
+                devices: entry(
+                    DEVICES,
+                    state.len() as u64,
+                    blake3::hash(&state).to_hex().to_string(),
+                ),
+            };
+            fs::rename(
+                directory.join(MEMORY_DELTA_NEXT),
+                directory.join(MEMORY_DELTA),
+            )?;
+            // A copy, not a rename: QEMU keeps its descriptor, and a machine whose suspend is
+            // cancelled saves through it again.
+            let mut devices = create(&directory.join(DEVICES))?;
+            devices.write_all(&state)?;
+            devices.sync_data()?;
+            write_manifest(&directory, &manifest)?;
+            Ok((manifest, captured))
+        });
+        written
+            .await
+            .map_err(|source| self.io("write its suspension", source))
+    }
+
+    /// Removes every trace of a suspension, complete or not.
+    pub(super) async fn drop_suspension(&self) -> io::Result<()> {
+        let directory = self.directory().to_owned();
+        blocking(move || {
+            // The manifest first: without it the rest is not a suspension.
+            remove_if_there(&directory.join(MANIFEST_FILE))?;
+            sync_directory(&directory)?;
+            for name in [
+                MEMORY_DELTA,
+                MEMORY_DELTA_NEXT,
+                DEVICES,
+                "manifest.json.next",
+            ] {
+                remove_if_there(&directory.join(name))?;
+            }
+            // QEMU keeps this one open; what is in it can go.
+            match File::options()
+                .write(true)
+                .open(directory.join(DEVICES_NEXT))
+            {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                opened => opened?.set_len(0),
+            }
+        })
+        .await
+    }
+
+    fn memory(&self) -> Result<GuestMemory, VmmError> {
+        let file = self
+            .record_ref()
+            .base
+            .as_ref()
+            .unwrap_or(&self.record_ref().directory)
+            .join(MEMORY_BASE);
+        GuestMemory::of(self.pid(), &file).map_err(|source| self.io("find its memory", source))
+    }
+
+    pub(super) fn base(&self) -> Result<&Path, VmmError> {
+        self.record_ref()
+            .base
+            .as_deref()
+            .ok_or_else(|| VmmError::Refused {
+                id: self.record_ref().id.clone(),
+                attempted: "suspend".to_owned(),
+                reason: "it was not launched from a base".to_owned(),
+            })
+    }
+}
+
+/// Moves what an ended process left in its directory `own` into a base.
+pub(super) fn gather(own: &Path, directory: &Path, root_disk: &Path) -> io::Result<()> {
+    let memory = own.join(MEMORY_BASE);
+    sparse::punch_zero_pages(&File::options().read(true).write(true).open(&memory)?)?;
+    for (from, to) in [
+        (memory.as_path(), MEMORY_BASE),
+        (&own.join(DEVICES_NEXT), DEVICES),
+        (&own.join(DISK), DISK),
+        (root_disk, ROOT_DISK),
+    ] {
+        let to = directory.join(to);
+        if from != to {
+            fs::rename(from, &to)?;
+        }
+        let file = File::open(&to)?;
+        // Directories keep other users out; the mode lets a machine's own user open what it is
+        // given a descriptor of, for reading.
+        file.set_permissions(fs::Permissions::from_mode(0o444))?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
+        }
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// An empty file for a guest's memory or registers: the daemon's alone.
+fn create(path: &Path) -> io::Result<File> {
+    remove_if_there(path)?;
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Whether an ordinary user may still write `bytes` there; true where the file system does not say.
+fn has_room(directory: &Path, bytes: u64) -> bool {
+    rustix::fs::statvfs(directory).map_or(true, |space| {
+        space.f_bavail.saturating_mul(space.f_frsize) >= bytes
+    })
+}
+
+fn entry(name: &str, length: u64, blake3: String) -> FileEntry {
+    FileEntry {
+        name: name.to_owned(),
+        length,
+        stored: length,
+        blake3,
+    }
+}
+
+/// Runs file work away from the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}

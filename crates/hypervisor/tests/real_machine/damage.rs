@@ -1,0 +1,123 @@
+//! Snapshots that must not be used: each is refused as such, and leaves no process behind.
+
+use std::fs;
+use std::path::Path;
+
+use colibri_hypervisor::VmmError;
+
+use crate::world::{Session, world};
+
+/// A file of a snapshot, and what happens to its bytes; `None` removes it.
+type Damage = (&'static str, fn(&[u8]) -> Option<Vec<u8>>);
+
+fn flip_middle(good: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = good.to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    Some(bytes)
+}
+
+fn cut(good: &[u8]) -> Option<Vec<u8>> {
+    Some(good[..good.len() * 2 / 3].to_vec())
+}
+
+fn remove(_: &[u8]) -> Option<Vec<u8>> {
+    None
+}
+
+fn name_another_base(good: &[u8]) -> Option<Vec<u8>> {
+    edit(good, "base", serde_json::json!("0".repeat(64)))
+}
+
+fn name_another_format(good: &[u8]) -> Option<Vec<u8>> {
+    edit(good, "format_version", serde_json::json!(99))
+}
+
+fn edit(bytes: &[u8], key: &str, value: serde_json::Value) -> Option<Vec<u8>> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    manifest[key] = value;
+    Some(serde_json::to_vec(&manifest).unwrap())
+}
+
+fn inflict(path: &Path, damage: fn(&[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    let good = fs::read(path).unwrap();
+    fs::remove_file(path).unwrap();
+    if let Some(bad) = damage(&good) {
+        fs::write(path, bad).unwrap();
+    }
+    good
+}
+
+#[tokio::test]
+async fn a_damaged_or_foreign_suspension_is_refused_and_a_mended_one_goes_on() {
+    let Some(world) = world().await else { return };
+    let (guest, machine) = world.clone_of_base("damaged").await;
+    let mut session = Session::open(machine.as_ref()).await;
+    let reached = session.pass_after(1).await.number;
+    drop(session);
+    machine.suspend().await.unwrap();
+    machine.kill().await.unwrap();
+    let damages: [Damage; 9] = [
+        ("memory.delta", flip_middle),
+        ("memory.delta", cut),
+        ("memory.delta", remove),
+        ("devices.state", flip_middle),
+        ("devices.state", remove),
+        ("disk.qcow2", remove),
+        ("manifest.json", name_another_base),
+        ("manifest.json", name_another_format),
+        ("manifest.json", cut),
+    ];
+    for (number, (name, damage)) in damages.into_iter().enumerate() {
+        let path = guest.directory.join(name);
+        let good = inflict(&path, damage);
+        let refused = guest.launch(true).await.map(|_| ());
+        assert!(
+            matches!(refused, Err(VmmError::BadSnapshot { .. })),
+            "damage {number} to {name}: {refused:?}"
+        );
+        guest.check_gone(None);
+        fs::write(&path, good).unwrap();
+    }
+    let machine = guest.launch(true).await.unwrap();
+    machine.resume().await.unwrap();
+    let mut session = Session::open(machine.as_ref()).await;
+    session.pass_after(reached + 2).await;
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_base_is_refused() {
+    let Some(world) = world().await else { return };
+    let base = world.root.join("damaged-base");
+    fs::create_dir(&base).unwrap();
+    for entry in fs::read_dir(&world.base).unwrap() {
+        let (from, name) = entry
+            .map(|entry| (entry.path(), entry.file_name()))
+            .unwrap();
+        fs::hard_link(from, base.join(name)).unwrap();
+    }
+    let guest = world.place(&world.root, "baseless");
+    let damages: [Damage; 5] = [
+        ("devices.state", flip_middle),
+        ("devices.state", cut),
+        ("disk.qcow2", cut),
+        ("root.raw", remove),
+        ("manifest.json", cut),
+    ];
+    for (number, (name, damage)) in damages.into_iter().enumerate() {
+        let path = base.join(name);
+        inflict(&path, damage);
+        let refused = guest.launch_from(&base, false).await.map(|_| ());
+        assert!(
+            matches!(refused, Err(VmmError::BadSnapshot { .. })),
+            "damage {number} to {name}: {refused:?}"
+        );
+        guest.check_gone(None);
+        let _ = fs::remove_file(&path);
+        fs::hard_link(world.base.join(name), &path).unwrap();
+    }
+    let machine = guest.launch_from(&base, false).await.unwrap();
+    machine.kill().await.unwrap();
+    world.check_base();
+}
