@@ -1,9 +1,11 @@
 //! Snapshots that must not be used: each is refused as such, and leaves no process behind.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::path::Path;
 
 use colibri_hypervisor::VmmError;
+use colibri_hypervisor::delta::{self, DeltaWriter, PAGE_SIZE};
 
 use crate::world::{Session, world};
 
@@ -83,6 +85,64 @@ async fn a_damaged_or_foreign_suspension_is_refused_and_a_mended_one_goes_on() {
     machine.resume().await.unwrap();
     let mut session = Session::open(machine.as_ref()).await;
     session.pass_after(reached + 2).await;
+    machine.kill().await.unwrap();
+}
+
+/// A page that looks like the application's random data.
+fn is_random(page: &[u8]) -> bool {
+    page.iter().collect::<HashSet<_>>().len() > 250
+}
+
+/// Writes the delta again, with right checksums, but without one in sixteen pages of random data.
+fn lose_pages(directory: &Path, memory_pages: u64) -> usize {
+    let path = directory.join("memory.delta");
+    let mut pages = Vec::new();
+    delta::read(File::open(&path).unwrap(), memory_pages, |first, bytes| {
+        pages.extend((first..).zip(bytes.chunks(PAGE_SIZE).map(<[u8]>::to_vec)));
+        Ok(())
+    })
+    .unwrap();
+    pages.sort_by_key(|(number, _)| *number);
+    let mut writer = DeltaWriter::new(File::create(&path).unwrap()).unwrap();
+    let (mut random, mut lost) = (0, 0);
+    for (number, page) in pages {
+        random += usize::from(is_random(&page));
+        if is_random(&page) && random % 16 == 0 {
+            lost += 1;
+        } else {
+            let other: Vec<u8> = page.iter().map(|byte| !byte).collect();
+            writer.add(number, &page, &other).unwrap();
+        }
+    }
+    let summary = writer.finish().unwrap();
+    let manifest = directory.join("manifest.json");
+    let mut value: serde_json::Value =
+        serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    value["memory"]["blake3"] = summary.blake3.into();
+    value["memory"]["length"] = summary.length.into();
+    value["pages"] = summary.pages.into();
+    fs::write(manifest, value.to_string()).unwrap();
+    lost
+}
+
+/// Keeps the other tests honest: what they look for can be seen.
+#[tokio::test]
+async fn pages_that_a_suspension_lost_would_be_noticed() {
+    let Some(world) = world().await else { return };
+    let (guest, machine) = world.clone_of_base("forgetful").await;
+    let mut session = Session::open(machine.as_ref()).await;
+    session.assume("forgetful", 7).await;
+    session.pass_as("forgetful").await;
+    drop(session);
+    machine.suspend().await.unwrap();
+    machine.kill().await.unwrap();
+    let lost = lose_pages(&guest.directory, world.manifest.memory.length / 4096);
+    assert!(lost > 32, "{lost} pages");
+    let machine = guest.launch(true).await.unwrap();
+    machine.resume().await.unwrap();
+    let mut session = Session::open(machine.as_ref()).await;
+    let failure = session.failure().await;
+    assert!(failure.contains("FAIL memory"), "{failure}");
     machine.kill().await.unwrap();
 }
 

@@ -422,13 +422,27 @@ impl Session {
         self.pass(|pass| pass.hostname == hostname).await
     }
 
+    /// Waits until the application finds something changed that it had not changed.
+    pub(crate) async fn failure(&mut self) -> String {
+        self.find(|line| line.contains("FAIL").then(|| line.to_owned()))
+            .await
+    }
+
     async fn pass(&mut self, wanted: impl Fn(&Pass) -> bool) -> Pass {
+        self.find(|line| {
+            assert!(!line.contains("FAIL"), "{line}");
+            parse(line).filter(&wanted)
+        })
+        .await
+    }
+
+    /// The first line that is wanted.
+    async fn find<T>(&mut self, wanted: impl Fn(&str) -> Option<T>) -> T {
         let found = async {
             loop {
                 while let Some(line) = self.line() {
-                    assert!(!line.contains("FAIL"), "{line}");
-                    if let Some(pass) = parse(&line).filter(&wanted) {
-                        return pass;
+                    if let Some(found) = wanted(&line) {
+                        return found;
                     }
                 }
                 match self.events.recv().await {
@@ -439,7 +453,9 @@ impl Session {
                 }
             }
         };
-        timeout(bound(60), found).await.expect("no pass in time")
+        timeout(bound(60), found)
+            .await
+            .expect("no such line in time")
     }
 
     fn line(&mut self) -> Option<String> {
