@@ -16,7 +16,7 @@ def small_disk(tmp_path):
     mount.mkdir()
     with image.open("wb") as file:
         file.truncate(4 << 30)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
     daemon = Daemon(mount)
     try:

@@ -95,9 +95,9 @@ impl Guest {
                 Ok(())
             }
             Err(ClientError::Failed(failure)) => {
-                let reason: String = failure.reason.chars().take(500).collect();
+                let told: String = failure.to_string().chars().take(500).collect();
                 Err(BuildFailure::application(format!(
-                    "The container's main process could not be started: {reason}"
+                    "The container's main process could not be started: {told}"
                 )))
             }
             Err(error) => Err(BuildFailure::internal(
