@@ -235,7 +235,11 @@ async fn program_found(what: &'static str, program: &str, package: &str) -> Find
         );
     };
     let version = Command::new(&path)
-        .arg(if program == "ip" { "-V" } else { "--version" })
+        .arg(if matches!(program, "ip" | "mkfs.ext4") {
+            "-V"
+        } else {
+            "--version"
+        })
         .output()
         .await;
     let text = version

@@ -11,6 +11,7 @@ mod serve;
 mod settings;
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,10 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Settings, SettingsError};
+
+/// What the log says unless RUST_LOG says otherwise. The S3 library logs clients' mistakes as errors of
+/// its own, and at its lowest level whole requests.
+const DEFAULT_LOG: &str = "info,s3s=off";
 
 /// Self-hosted Lambda MicroVMs: snapshot-started, suspendable virtual machines, each behind its own
 /// HTTPS endpoint, driven by the AWS CLI and SDKs.
@@ -101,9 +106,10 @@ fn main() -> ExitCode {
     let program = Program::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(program.command) {
         Ok(code) => code,
