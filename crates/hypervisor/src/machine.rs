@@ -258,8 +258,9 @@ pub trait Vmm: Send + Sync + 'static {
     /// when it is gone; a machine that is gone already is no error.
     async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError>;
 
-    /// Ends every VMM process of this driver whose directory lies below `root` and whose machine
-    /// `keep` does not name: the orphans of a crash between a start and its record.
+    /// Ends every VMM process of this driver whose directory lies below `root`, unless `keep` names its
+    /// machine or is the last part of its directory's path (a machine that was relocated keeps its own
+    /// name): the orphans of a crash between a start and its record.
     async fn sweep(&self, root: &std::path::Path, keep: &[String])
     -> Result<Vec<String>, VmmError>;
 }
@@ -269,6 +270,11 @@ pub trait Vmm: Send + Sync + 'static {
 pub trait Machine: Send + Sync + 'static {
     /// What finds it again after a restart of the daemon.
     fn record(&self) -> MachineRecord;
+
+    /// Moves the machine's directory to `directory`, which must not exist yet, on the same file system.
+    /// The process notices nothing; the record says the new place from then on. The machine's name
+    /// stays.
+    async fn relocate(&self, directory: &std::path::Path) -> Result<(), VmmError>;
 
     /// Lets the guest run (again).
     async fn resume(&self) -> Result<(), VmmError>;

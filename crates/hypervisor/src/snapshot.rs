@@ -33,8 +33,7 @@ pub fn read_base(
     directory: &Path,
     here: &VmmDescription,
 ) -> Result<(BaseManifest, String), VmmError> {
-    let (manifest, hash): (BaseManifest, String) = read(directory)?;
-    check_format(directory, manifest.format_version)?;
+    let (manifest, hash) = read_checked(directory)?;
     if !compatible(&manifest.vmm, here) {
         return Err(bad(
             directory,
@@ -45,6 +44,20 @@ pub fn read_base(
             ),
         ));
     }
+    Ok((manifest, hash))
+}
+
+/// Reads the manifest of a base, whatever it was frozen on.
+///
+/// # Errors
+/// [`VmmError::BadSnapshot`] when it is missing or of an unknown format.
+pub fn read_base_of_any_host(directory: &Path) -> Result<BaseManifest, VmmError> {
+    read_checked(directory).map(|(manifest, _)| manifest)
+}
+
+fn read_checked(directory: &Path) -> Result<(BaseManifest, String), VmmError> {
+    let (manifest, hash): (BaseManifest, String) = read(directory)?;
+    check_format(directory, manifest.format_version)?;
     Ok((manifest, hash))
 }
 

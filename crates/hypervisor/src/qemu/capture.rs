@@ -36,7 +36,7 @@ impl QemuMachine {
         let memory = self.memory()?;
         let pages = u64::from(self.shape().memory_mib) * 256;
         let path = delta.to_owned();
-        let directory = self.directory().to_owned();
+        let directory = self.directory();
         let devices = directory.join(DEVICES);
         let result = blocking(move || {
             if blake3::hash(&fs::read(devices)?).to_hex().to_string() != suspension.devices.blake3 {
@@ -70,7 +70,7 @@ impl QemuMachine {
             .await;
         match saved {
             // QEMU does not say why it could not write.
-            Err(VmmError::Refused { .. }) if !has_room(self.directory(), DEVICES_ROOM) => {
+            Err(VmmError::Refused { .. }) if !has_room(&self.directory(), DEVICES_ROOM) => {
                 Err(VmmError::StorageFull {
                     attempted: attempted.to_owned(),
                 })
@@ -86,7 +86,7 @@ impl QemuMachine {
         let (_, base_hash) = read_base(&base, self.description())?;
         self.save_devices().await?;
         let memory = self.memory()?;
-        let directory = self.directory().to_owned();
+        let directory = self.directory();
         let written = blocking(move || {
             let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
             let summary = memory.write_delta(&File::open(base.join(MEMORY_BASE))?, delta)?;
@@ -122,7 +122,7 @@ impl QemuMachine {
 
     /// Removes every trace of a suspension, complete or not.
     pub(super) async fn drop_suspension(&self) -> io::Result<()> {
-        let directory = self.directory().to_owned();
+        let directory = self.directory();
         blocking(move || {
             // The manifest first: without it the rest is not a suspension.
             remove_if_there(&directory.join(MANIFEST_FILE))?;
@@ -148,12 +148,8 @@ impl QemuMachine {
     }
 
     fn memory(&self) -> Result<GuestMemory, VmmError> {
-        let file = self
-            .record_ref()
-            .base
-            .as_ref()
-            .unwrap_or(&self.record_ref().directory)
-            .join(MEMORY_BASE);
+        let base = self.record_ref().base.clone();
+        let file = base.unwrap_or_else(|| self.directory()).join(MEMORY_BASE);
         GuestMemory::of(self.pid(), &file).map_err(|source| self.io("find its memory", source))
     }
 

@@ -168,10 +168,11 @@ impl QemuMachine {
         let _ = self.watcher.set(watcher.abort_handle());
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        &self.record.directory
+    pub(super) fn directory(&self) -> PathBuf {
+        self.process.directory()
     }
 
+    /// As it was started: its directory may be another by now.
     pub(super) fn record_ref(&self) -> &MachineRecord {
         &self.record
     }
@@ -298,7 +299,16 @@ impl QemuMachine {
 #[async_trait]
 impl Machine for QemuMachine {
     fn record(&self) -> MachineRecord {
-        self.record.clone()
+        MachineRecord {
+            directory: self.directory(),
+            ..self.record.clone()
+        }
+    }
+
+    async fn relocate(&self, directory: &Path) -> Result<(), VmmError> {
+        self.process
+            .relocate(directory)
+            .map_err(|source| self.io(&format!("move to {}", directory.display()), source))
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
@@ -325,7 +335,7 @@ impl Machine for QemuMachine {
     }
 
     async fn control(&self) -> Result<Box<dyn ControlStream>, VmmError> {
-        let stream = socket::connect(&self.record.directory, CONTROL_SOCKET).await;
+        let stream = socket::connect(&self.directory(), CONTROL_SOCKET).await;
         Ok(Box::new(stream.map_err(|source| {
             self.io("open its control channel", source)
         })?))
@@ -361,7 +371,7 @@ impl Machine for QemuMachine {
         captured?;
         let failed = |source| self.io("gather its base", source);
         let root_size = fs::metadata(&root_disk).map_err(failed)?.len();
-        let (own, to) = (self.record.directory.clone(), directory.to_owned());
+        let (own, to) = (self.directory(), directory.to_owned());
         let gathered = blocking(move || gather(&own, &to, &root_disk));
         gathered.await.map_err(failed)?;
         disk::create_overlay(&directory.join(EMPTY_OVERLAY), root_size).await?;
@@ -387,7 +397,7 @@ impl Machine for QemuMachine {
 
     async fn suspend(&self) -> Result<Suspension, VmmError> {
         self.base()?;
-        if self.record.directory.join(MANIFEST_FILE).exists() {
+        if self.directory().join(MANIFEST_FILE).exists() {
             // The guest has run since: what it describes is no state that ever was.
             self.forget_suspension().await?;
         }
@@ -435,8 +445,7 @@ impl Machine for QemuMachine {
         self.process.kill();
         self.process.ended().await;
         self.cgroup.remove().await;
-        remove_sockets(&self.record.directory)
-            .map_err(|source| self.io("remove its sockets", source))
+        remove_sockets(&self.directory()).map_err(|source| self.io("remove its sockets", source))
     }
 
     async fn exited(&self) -> ExitCause {

@@ -37,7 +37,7 @@ use crate::machine::{
 };
 use crate::snapshot::{
     DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad,
-    check_base, read_base, read_suspension, remove_if_there,
+    check_base, read_base, read_base_of_any_host, read_suspension, remove_if_there,
 };
 
 /// Machine protocol socket in a machine's directory.
@@ -304,7 +304,9 @@ impl Vmm for Qemu {
             Process::find(record.pid, record.start_ticks, &record.directory).map_err(|_| gone())?;
         let (shape, has_network) = match &record.base {
             Some(base) => {
-                let (manifest, _) = read_base(base, self.description())?;
+                // Whatever QEMU it was started by: it runs. A suspend asks again, and is refused
+                // where this host's QEMU could not load what it writes.
+                let manifest = read_base_of_any_host(base)?;
                 (manifest.shape, manifest.has_network)
             }
             // Only launched machines are adopted: an interrupted build starts again.
@@ -354,7 +356,13 @@ impl Vmm for Qemu {
             directory,
         } in found
         {
-            if keep.contains(&name) {
+            let is_kept = |wanted: &String| {
+                *wanted == name
+                    || directory
+                        .file_name()
+                        .is_some_and(|last| last == wanted.as_str())
+            };
+            if keep.iter().any(is_kept) {
                 continue;
             }
             let Ok(start_ticks) = process::start_ticks(pid) else {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{
@@ -43,7 +44,8 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) start_ticks: u64,
-    directory: PathBuf,
+    /// Where it works; moves with the machine.
+    directory: Mutex<PathBuf>,
     pidfd: OwnedFd,
     ended: watch::Receiver<bool>,
 }
@@ -127,10 +129,27 @@ impl Process {
         Ok(Self {
             pid,
             start_ticks,
-            directory: directory.to_owned(),
+            directory: Mutex::new(directory.to_owned()),
             pidfd,
             ended,
         })
+    }
+
+    /// Its working directory, as far as the daemon is concerned.
+    pub(super) fn directory(&self) -> PathBuf {
+        let directory = self.directory.lock();
+        directory.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Moves its working directory; a process follows its directory by itself.
+    pub(super) fn relocate(&self, to: &Path) -> io::Result<()> {
+        let mut directory = self
+            .directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        fs::rename(&*directory, to)?;
+        to.clone_into(&mut directory);
+        Ok(())
     }
 
     /// Kills it, if it still runs.
@@ -147,7 +166,7 @@ impl Process {
 
     /// Empties its error output when it has grown too long; QEMU appends, so it goes on from there.
     pub(super) fn bound_log(&self) {
-        let path = self.directory.join(LOG_FILE);
+        let path = self.directory().join(LOG_FILE);
         if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_LENGTH) {
             let _ = File::options()
                 .write(true)
@@ -158,7 +177,7 @@ impl Process {
 
     /// The end of its error output.
     pub(super) fn log_tail(&self) -> String {
-        log_tail(&self.directory).unwrap_or_default()
+        log_tail(&self.directory()).unwrap_or_default()
     }
 }
 
