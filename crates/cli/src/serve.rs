@@ -23,6 +23,7 @@ use rand::TryRngCore;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -34,6 +35,8 @@ use crate::settings::{Arm64Requests, Endpoints, Settings, SettingsError, parsed}
 const REGION: &str = "us-east-1";
 /// Account of everything.
 const ACCOUNT: &str = "000000000000";
+/// How often log events beyond their retention are dropped.
+const LOG_RETENTION_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// A daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +124,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         vmm,
         network: Arc::clone(&network) as _,
         builder: Arc::new(builder),
-        logs: Arc::new(OutputLogs(logs)),
+        logs: Arc::new(OutputLogs(logs.clone())),
         tokens: Arc::new(IngressTokens(Arc::clone(&tokens))),
         clock: Clock::system(),
     })
@@ -137,6 +140,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     let front = Arc::new(Front::new(
         Arc::clone(&control),
         objects.service(),
+        logs.clone(),
         keys,
         REGION.to_owned(),
     ));
@@ -146,7 +150,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     let serving = async {
         tokio::join!(
             api.serve(front, shutdown.clone()),
-            ingress.serve(shutdown.clone())
+            ingress.serve(shutdown.clone()),
+            drop_old_logs(logs, shutdown.clone())
         );
     };
     let stopping = async {
@@ -228,6 +233,26 @@ async fn open_logs(directory: PathBuf) -> io::Result<Logs> {
     tokio::task::spawn_blocking(open)
         .await
         .map_err(io::Error::other)?
+}
+
+/// Drops log events that are older than their retention: now, and then every hour.
+async fn drop_old_logs(logs: Logs, shutdown: CancellationToken) {
+    let mut hours = tokio::time::interval(LOG_RETENTION_INTERVAL);
+    hours.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = hours.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let logs = logs.clone();
+        match tokio::task::spawn_blocking(move || logs.expire()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%error, cause = error.source(), "old log events were not dropped");
+            }
+            Err(error) => warn!(%error, "dropping old log events was interrupted"),
+        }
+    }
 }
 
 async fn hypervisor(settings: &Settings) -> Result<(Arc<Qemu>, GuestAssets), Box<dyn Error>> {

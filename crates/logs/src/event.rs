@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::StreamName;
+
 /// Where an event begins in its stream: bytes since the stream's beginning. It stays the same when
 /// older events are dropped.
 pub(crate) type Position = u64;
@@ -24,10 +26,15 @@ pub struct Event {
 }
 
 impl Event {
-    /// An id that is unique in the stream and stays.
+    /// An id that is unique in the group of the event's stream and stays: time, stream, position. As
+    /// long as CloudWatch's; whoever polls a group tells events apart by it.
     #[must_use]
-    pub fn id(&self) -> String {
-        format!("{:020}{:036}", self.timestamp_ms.max(0), self.position)
+    pub fn id(&self, stream: &StreamName) -> String {
+        let hash = blake3::hash(stream.as_str().as_bytes());
+        let mut head = [0; 8];
+        head.copy_from_slice(&hash.as_bytes()[..8]);
+        let (time, stream) = (self.timestamp_ms.max(0), u64::from_be_bytes(head));
+        format!("{time:016}{stream:020}{:020}", self.position)
     }
 
     /// Bytes that CloudWatch counts for it: the message and 26.

@@ -337,6 +337,38 @@ impl Logs {
         Ok(Subscription(self.group(group)?.bell()))
     }
 
+    /// Days after which events of groups without a retention of their own are dropped; `None` for
+    /// never.
+    #[must_use]
+    pub fn default_retention_days(&self) -> Option<u32> {
+        self.inner.settings.retention_days
+    }
+
+    /// The names of every group, in order. Does not touch the disk.
+    #[must_use]
+    pub fn group_names(&self) -> Vec<GroupName> {
+        read(&self.inner.groups).keys().cloned().collect()
+    }
+
+    /// The names of every stream of a group, in order. Does not touch the disk.
+    ///
+    /// # Errors
+    /// When there is no such group.
+    pub fn stream_names(&self, group: &GroupName) -> Result<Vec<StreamName>, LogsError> {
+        let streams = self.group(group)?.streams();
+        let name = |stream: &Arc<Stream>| stream.files.record.name.clone();
+        Ok(streams.iter().map(name).collect())
+    }
+
+    /// One group; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn summary(&self, name: &GroupName) -> Result<Option<GroupSummary>, LogsError> {
+        let group = read(&self.inner.groups).get(name).cloned();
+        group.map(|group| summarize_group(&group)).transpose()
+    }
+
     /// Every group, by name.
     ///
     /// # Errors

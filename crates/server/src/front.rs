@@ -9,6 +9,7 @@ use colibri_iam::{
     CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, service_of,
     verify,
 };
+use colibri_logs::Logs;
 use colibri_objects::{ObjectsService, is_s3_request};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::answer::{AnswerBody, REQUEST_ID, answer, refusal};
+use crate::logs::{self, LogsApi};
 use crate::{lambda, sts};
 
 /// Longest body of an API call, bytes: the largest is a hundred environment variables of 4 KiB.
@@ -30,6 +32,7 @@ const API_PATHS: [&str; 4] = ["2025-09-09", "2026-04-04", "2017-03-31", "colibri
 pub struct Front {
     control: Arc<Control>,
     objects: ObjectsService,
+    logs: LogsApi,
     credentials: Arc<dyn CredentialSource>,
     region: String,
 }
@@ -48,12 +51,14 @@ impl Front {
     pub fn new(
         control: Arc<Control>,
         objects: ObjectsService,
+        logs: Logs,
         credentials: Arc<dyn CredentialSource>,
         region: String,
     ) -> Self {
         Self {
             control,
             objects,
+            logs: LogsApi::new(logs, region.clone()),
             credentials,
             region,
         }
@@ -114,6 +119,9 @@ impl Front {
             Ok(identity) => identity,
             Err(rejection) => {
                 info!(request_id, service, path = parts.uri.path(), %rejection, "refused a request");
+                if service == "logs" {
+                    return logs::refuse(&rejection);
+                }
                 let (status, headers, body) = rejection.render();
                 return answer(
                     status,
@@ -124,6 +132,7 @@ impl Front {
         };
         match service.as_str() {
             "lambda" => lambda::answer_operation(&self.control, &parts, &body, request_id).await,
+            "logs" => self.logs.answer(&parts, body, &identity, request_id).await,
             "sts" => sts::answer_action(&body, &identity, request_id),
             other => {
                 warn!(
@@ -132,7 +141,7 @@ impl Front {
                     "a request for a service that is not served"
                 );
                 let message =
-                    format!("Colibri does not serve `{other}`; it serves lambda, s3 and sts");
+                    format!("Colibri does not serve `{other}`; it serves lambda, s3, logs and sts");
                 refusal(404, "UnknownOperationException", &message)
             }
         }

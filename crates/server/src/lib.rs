@@ -2,13 +2,14 @@
 //!
 //! Services are told apart by the credential scope of the request's signature, never by host name; a
 //! request without one by its path. What they do is not this crate's business: the MicroVM API is
-//! `control`'s, S3 is `objects`'.
+//! `control`'s, S3 is `objects`', logs are `logs`'.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod front;
 mod lambda;
 mod listen;
+mod logs;
 mod sts;
 
 pub use front::Front;
