@@ -58,6 +58,15 @@ pub enum Egress {
     Sealed,
 }
 
+/// Slots of a [`Network`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotUsage {
+    /// How many there are.
+    pub capacity: u32,
+    /// How many are handed out, or an earlier daemon's.
+    pub taken: u32,
+}
+
 /// Hands out slots.
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
@@ -72,6 +81,9 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// When its namespace is gone.
     async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError>;
+
+    /// How many slots there are and how many are taken, at this moment.
+    fn usage(&self) -> SlotUsage;
 
     /// Removes every slot of an earlier daemon on the same data directory that `keep` does not name.
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError>;

@@ -18,7 +18,7 @@ use crate::namespace::{NAMESPACES, Visitor};
 use crate::rules::Limits;
 use crate::settings::{Names, NetworkSettings};
 use crate::slot::{ReadySlot, TakenSlot};
-use crate::{Egress, Network, NetworkError, Slot, layout};
+use crate::{Egress, Network, NetworkError, Slot, SlotUsage, layout};
 
 /// Slots made at once. More wait: the kernel makes one after the other anyway.
 const CONCURRENT_MAKES: usize = 2;
@@ -156,6 +156,15 @@ impl Network for SlotPool {
     async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError> {
         let ready = self.pool.adopt(index).await?;
         Ok(Arc::new(TakenSlot::new(Arc::clone(&self.pool), ready)))
+    }
+
+    fn usage(&self) -> SlotUsage {
+        let state = self.pool.state();
+        let taken = state.slots.len().saturating_sub(state.spares.len());
+        SlotUsage {
+            capacity: self.pool.slots,
+            taken: u32::try_from(taken).unwrap_or(u32::MAX),
+        }
     }
 
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError> {

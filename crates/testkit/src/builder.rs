@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use colibri_guest_protocol::message::ApplicationSpec;
 use colibri_hypervisor::{BootSpec, Isolation, Vmm};
 use colibri_image::{
-    BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode, ImageBuilder, Progress,
+    APPLICATION_FILE, BuildFailure, BuildRequest, BuildStage, BuiltImage, FailureCode,
+    ImageBuilder, Progress,
 };
 use colibri_network::Network;
 
 use crate::faults::{Operation, lock};
+use crate::machine::write_json;
 use crate::network::SimulatedNetwork;
 use crate::vmm::SimulatedVmm;
 use crate::world::WorldState;
@@ -46,6 +49,22 @@ fn failed(sentence: impl std::fmt::Display) -> BuildFailure {
         code: FailureCode::InternalPlatformError,
         sentence: sentence.to_string(),
     }
+}
+
+fn describe_application(request: &BuildRequest) -> Result<(), BuildFailure> {
+    let environment = request.environment.iter();
+    let application = ApplicationSpec {
+        arguments: vec!["/application".into()],
+        environment: environment
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect(),
+        working_directory: "/".into(),
+        user: String::new(),
+        all_capabilities: request.all_capabilities,
+        stop_signal: 15,
+        name_servers: Vec::new(),
+    };
+    write_json(&request.directory.join(APPLICATION_FILE), &application).map_err(failed)
 }
 
 #[async_trait]
@@ -106,6 +125,7 @@ impl ImageBuilder for SimulatedBuilder {
             return Err(failed("the test planned it"));
         }
         progress.stage(BuildStage::Snapshot).await;
+        describe_application(&request)?;
         let manifest = machine.freeze(&request.directory).await.map_err(failed)?;
         progress.machine_ended(&machine.record()).await;
         Ok(BuiltImage {

@@ -16,6 +16,7 @@ pub enum Operation {
     AdoptMachine,
     Discard,
     SweepMachines,
+    Relocate,
     Resume,
     Pause,
     Control,

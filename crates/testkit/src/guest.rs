@@ -82,6 +82,12 @@ impl GuestHandle {
         self.hooks().into_iter().map(|call| call.hook).collect()
     }
 
+    /// The name that its machine was started with.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.machine.id().to_owned()
+    }
+
     /// Whether the guest's CPUs run.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -34,7 +34,9 @@ pub(crate) enum ToHost {
 }
 
 pub(crate) struct MachineState {
-    pub(crate) record: MachineRecord,
+    started_as: MachineRecord,
+    /// Where it is by now.
+    directory: Mutex<PathBuf>,
     pub(crate) uid: Option<u32>,
     pub(crate) running: watch::Sender<bool>,
     pub(crate) exit: watch::Sender<Option<ExitCause>>,
@@ -52,7 +54,8 @@ impl MachineState {
         running: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
-            record,
+            directory: Mutex::new(record.directory.clone()),
+            started_as: record,
             uid,
             running: watch::channel(running).0,
             exit: watch::channel(None).0,
@@ -61,6 +64,30 @@ impl MachineState {
             to_host: Mutex::default(),
             suspension_held: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.started_as.id
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        lock(&self.directory).clone()
+    }
+
+    pub(crate) fn record(&self) -> MachineRecord {
+        MachineRecord {
+            directory: self.directory(),
+            ..self.started_as.clone()
+        }
+    }
+
+    /// Whether it has this name, or lives in a directory of this name.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.id() == name
+            || self
+                .directory()
+                .file_name()
+                .is_some_and(|last| last == name)
     }
 
     pub(crate) fn end(&self, cause: ExitCause) {
@@ -111,11 +138,11 @@ pub(crate) struct SimulatedMachine {
 
 impl SimulatedMachine {
     fn id(&self) -> &str {
-        &self.state.record.id
+        self.state.id()
     }
 
-    fn directory(&self) -> &Path {
-        &self.state.record.directory
+    fn directory(&self) -> PathBuf {
+        self.state.directory()
     }
 
     async fn meet(&self, operation: Operation, attempted: &str) -> Result<bool, VmmError> {
@@ -159,7 +186,19 @@ impl SimulatedMachine {
 #[async_trait]
 impl Machine for SimulatedMachine {
     fn record(&self) -> MachineRecord {
-        self.state.record.clone()
+        self.state.record()
+    }
+
+    async fn relocate(&self, directory: &Path) -> Result<(), VmmError> {
+        let hangs = self.meet(Operation::Relocate, "relocate").await?;
+        let there = directory.exists();
+        self.forbid("relocate", there, "its new directory exists already")?;
+        let attempted = || format!("move to {}", directory.display());
+        let renamed = std::fs::rename(self.directory(), directory);
+        renamed.map_err(|error| VmmError::io(attempted(), error))?;
+        directory.clone_into(&mut lock(&self.state.directory));
+        self.settle(Operation::Relocate, hangs).await;
+        Ok(())
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
@@ -202,7 +241,7 @@ impl Machine for SimulatedMachine {
         let hangs = self.meet(Operation::Freeze, "freeze").await?;
         self.forbid(
             "freeze",
-            self.state.record.base.is_some(),
+            self.state.record().base.is_some(),
             "it was not booted",
         )?;
         self.state.running.send_replace(false);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot};
+use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot, SlotUsage};
 
 use crate::application;
 use crate::faults::{Operation, lock};
@@ -65,6 +65,13 @@ impl Network for SimulatedNetwork {
         Ok(self.slot(index))
     }
 
+    fn usage(&self) -> SlotUsage {
+        SlotUsage {
+            capacity: self.world.capacity.load(Ordering::Relaxed),
+            taken: u32::try_from(lock(&self.world.slots).len()).unwrap_or(u32::MAX),
+        }
+    }
+
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
         if self.world.faults.meet(Operation::SweepSlots).await.fails() {
             return Err(planned("sweep the slots"));
@@ -108,7 +115,8 @@ impl Slot for SimulatedSlot {
         if let Some(machine) = self.world.machine_on(FIRST_UID + self.index) {
             self.world.breach(format!(
                 "slot {} was released while {} ran on it",
-                self.index, machine.record.id
+                self.index,
+                machine.id()
             ));
         }
         lock(&self.world.slots).remove(&self.index);

@@ -128,7 +128,7 @@ impl Vmm for SimulatedVmm {
             .or_vmm_error(&record.id, "adopt")?;
         let found = lock(&self.world.machines)
             .get(&record.id)
-            .filter(|machine| machine.record == record)
+            .filter(|machine| machine.record() == record)
             .cloned();
         found
             .map(|state| self.view(state))
@@ -144,7 +144,7 @@ impl Vmm for SimulatedVmm {
         let mut machines = lock(&self.world.machines);
         if machines
             .get(&record.id)
-            .is_some_and(|machine| machine.record == *record)
+            .is_some_and(|machine| machine.record() == *record)
             && let Some(machine) = machines.remove(&record.id)
         {
             machine.end(ExitCause::Killed);
@@ -160,7 +160,8 @@ impl Vmm for SimulatedVmm {
             .or_vmm_error("*", "sweep")?;
         let mut ended = Vec::new();
         lock(&self.world.machines).retain(|id, machine| {
-            if !machine.record.directory.starts_with(root) || keep.contains(id) {
+            let is_kept = keep.iter().any(|wanted| machine.is_called(wanted));
+            if !machine.directory().starts_with(root) || is_kept {
                 return true;
             }
             machine.end(ExitCause::Killed);

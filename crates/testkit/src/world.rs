@@ -150,17 +150,17 @@ impl World {
         lock(&self.state.slots).values().copied().collect()
     }
 
-    /// The guest in a machine whose process lives.
+    /// The guest in a machine whose process lives; `id` names the machine, or its directory: a machine of the
+    /// pool keeps its own name when it becomes a MicroVM.
     #[must_use]
     pub fn guest(&self, id: &str) -> Option<GuestHandle> {
-        lock(&self.state.machines)
-            .get(id)
-            .map(|machine| GuestHandle::new(Arc::clone(machine)))
+        self.state.called(id).map(GuestHandle::new)
     }
 
     /// Ends a machine's process from outside, as the kernel would.
     pub fn kill_process(&self, id: &str) {
-        if let Some(machine) = lock(&self.state.machines).remove(id) {
+        if let Some(machine) = self.state.called(id) {
+            self.state.forget(&machine);
             machine.end(ExitCause::Ended("killed by the test".into()));
         }
     }
@@ -202,11 +202,18 @@ impl WorldState {
     pub(crate) fn forget(&self, state: &Arc<MachineState>) {
         let mut machines = lock(&self.machines);
         if machines
-            .get(&state.record.id)
+            .get(state.id())
             .is_some_and(|machine| Arc::ptr_eq(machine, state))
         {
-            machines.remove(&state.record.id);
+            machines.remove(state.id());
         }
+    }
+
+    pub(crate) fn called(&self, name: &str) -> Option<Arc<MachineState>> {
+        lock(&self.machines)
+            .values()
+            .find(|machine| machine.is_called(name))
+            .cloned()
     }
 
     pub(crate) fn machine_on(&self, uid: u32) -> Option<Arc<MachineState>> {

@@ -20,7 +20,7 @@ use colibri_image::{
     BuilderSettings, BuiltImage, ContainerImageBuilder, GuestAssets, GuestFiles, HookSettings,
     ImageBuilder as _, Progress,
 };
-use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot};
+use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot, SlotUsage};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -308,6 +308,13 @@ impl Network for OneNamespace {
 
     async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError> {
         Err(NetworkError::Gone { index })
+    }
+
+    fn usage(&self) -> SlotUsage {
+        SlotUsage {
+            capacity: u32::MAX,
+            taken: 0,
+        }
     }
 
     async fn sweep(&self, _keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
