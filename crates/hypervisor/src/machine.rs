@@ -175,6 +175,16 @@ pub enum VmmError {
         /// What was attempted, on what.
         attempted: String,
     },
+    /// The VMM program on this host will not do.
+    #[error(
+        "QEMU {version} is too old: {oldest} or newer is needed (Debian 13, Ubuntu 24.04, or Debian 12's backports)"
+    )]
+    TooOld {
+        /// What is installed.
+        version: String,
+        /// What is needed.
+        oldest: String,
+    },
     /// The VMM process refused a command or did not answer as expected.
     #[error("the VMM of machine {id} refused to {attempted}: {reason}")]
     Refused {

@@ -112,11 +112,8 @@ fn machine(line: &mut Line, installation: &Installation, shape: MachineShape, st
     );
     let sharing = match start {
         Start::Boot { .. } => "share=on",
-        // A base that QEMU cannot write, where it can be told so (QEMU 9 and later).
-        Start::Launch if installation.has_readonly_private_memory() => {
-            "share=off,readonly=on,rom=off"
-        }
-        Start::Launch => "share=off",
+        // Written to privately, while QEMU itself has the base open for reading only.
+        Start::Launch => "share=off,readonly=on,rom=off",
     };
     line.option(
         "-object",

@@ -8,8 +8,13 @@ use super::arguments::{self, fd};
 use crate::accelerator::{Accelerator, find_program};
 use crate::machine::{Architecture, VmmDescription, VmmError};
 
-/// Oldest machine type that snapshots are pinned to; hosts with an older QEMU pin their own newest.
-const MACHINE_TYPE_RELEASE: (u32, u32) = (7, 2);
+/// Machine type that snapshots are pinned to, whatever the QEMU.
+const MACHINE_TYPE_RELEASE: &str = "7.2";
+
+/// Oldest QEMU that will do: the first that maps a base privately while it has it open for reading
+/// only (`rom=off`). Older ones insist on opening a base for writing, which a machine's own user may
+/// not, and which would let a taken-over machine write its neighbours' memory.
+const OLDEST_RELEASE: (u32, u32) = (8, 2);
 
 /// Translated code that one TCG guest may hold, MiB. 32, 64 and 128 measured alike.
 const TCG_BUFFER_MIB: u32 = 128;
@@ -29,7 +34,7 @@ impl Installation {
     /// Looks at the QEMU for guests of `architecture`.
     ///
     /// # Errors
-    /// When it is not installed or does not tell its version.
+    /// When it is not installed, does not tell its version, or is too old.
     pub async fn find(
         architecture: Architecture,
         accelerator: Accelerator,
@@ -38,7 +43,12 @@ impl Installation {
             find_program(architecture).map_err(|source| VmmError::io("find QEMU", source))?;
         let version = version(&program).await?;
         let release = release(&version);
-        let pinned = release.min(MACHINE_TYPE_RELEASE);
+        if release < OLDEST_RELEASE {
+            return Err(VmmError::TooOld {
+                version,
+                oldest: format!("{}.{}", OLDEST_RELEASE.0, OLDEST_RELEASE.1),
+            });
+        }
         let family = match architecture {
             Architecture::X86_64 => "pc-i440fx",
             Architecture::Aarch64 => "virt",
@@ -55,7 +65,7 @@ impl Installation {
             accelerator: accelerator.name().to_owned(),
             architecture,
             cpu_model: cpu_model.to_owned(),
-            machine_type: format!("{family}-{}.{}", pinned.0, pinned.1),
+            machine_type: format!("{family}-{MACHINE_TYPE_RELEASE}"),
         };
         Ok(Self {
             program,
@@ -65,12 +75,6 @@ impl Installation {
         })
     }
 
-    /// Whether it can map a base privately that it has open for reading only (`rom=off`). Where it
-    /// cannot, it insists on opening the base for writing, which a user of its own may not.
-    pub(super) fn has_readonly_private_memory(&self) -> bool {
-        self.release >= (8, 2)
-    }
-
     pub(super) fn accelerator_option(&self) -> String {
         match self.accelerator {
             Accelerator::Tcg => format!("tcg,thread=multi,tb-size={TCG_BUFFER_MIB}"),
@@ -78,15 +82,6 @@ impl Installation {
                 format!("kvm,device={}", arguments::set(fd::KVM))
             }
             Accelerator::Kvm => "kvm".to_owned(),
-        }
-    }
-
-    /// QEMU 8.2 and later warn of a plain file behind a descriptor, earlier ones know nothing else.
-    pub(super) fn devices_uri(&self) -> String {
-        if self.release >= (8, 2) {
-            format!("file:{}", arguments::set(fd::DEVICES_IN))
-        } else {
-            format!("fd:{}", fd::DEVICES_IN)
         }
     }
 

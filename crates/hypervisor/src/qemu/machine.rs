@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::arguments::{fd, set};
 use super::capture::{blocking, gather};
 use super::console::Console;
 use super::process::Process;
@@ -60,8 +61,6 @@ pub(super) struct QemuMachine {
     description: VmmDescription,
     shape: MachineShape,
     has_network: bool,
-    /// Where devices' state is loaded from, as QEMU names it.
-    devices_uri: String,
     root_disk: Mutex<Option<PathBuf>>,
     life: watch::Sender<Life>,
     watcher: OnceLock<AbortHandle>,
@@ -120,7 +119,6 @@ impl QemuMachine {
             description: installation.description.clone(),
             shape,
             has_network,
-            devices_uri: installation.devices_uri(),
             root_disk: Mutex::new(None),
             life: watch::Sender::new(Life::Running),
             watcher: OnceLock::new(),
@@ -202,7 +200,7 @@ impl QemuMachine {
         self.execute(
             attempted,
             "migrate-incoming",
-            json!({ "uri": self.devices_uri }),
+            json!({ "uri": format!("file:{}", set(fd::DEVICES_IN)) }),
         )
         .await?;
         let started = Instant::now();

@@ -246,13 +246,8 @@ impl Vmm for Qemu {
             spec.base.join(DEVICES)
         };
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(io);
-        let memory = if self.installation.has_readonly_private_memory() {
-            open(&spec.base.join(MEMORY_BASE))?
-        } else {
-            open_for_writing(&spec.base.join(MEMORY_BASE)).map_err(io)?
-        };
         let descriptors = vec![
-            (fd::MEMORY, memory),
+            (fd::MEMORY, open(&spec.base.join(MEMORY_BASE))?),
             (fd::ROOT, open(&spec.base.join(ROOT_DISK))?),
             (fd::FROZEN, open(&spec.base.join(DISK))?),
             (
