@@ -112,7 +112,7 @@ pub struct GuestAssets {
 #[derive(Debug, thiserror::Error)]
 pub enum GuestAssetsError {
     /// Not readable.
-    #[error("could not read {path}; make the guest's files with scripts/guest")]
+    #[error("could not read {path}; make the guest's files with scripts/build-guest")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -121,7 +121,7 @@ pub enum GuestAssetsError {
         source: std::io::Error,
     },
     /// Not what it should be.
-    #[error("{path} does not describe a guest; make the guest's files anew with scripts/guest")]
+    #[error("{path} does not describe a guest; make the guest's files anew with scripts/build-guest")]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum GuestAssetsError {
         source: serde_json::Error,
     },
     /// It names another architecture or a missing or foreign file.
-    #[error("{path}: {reason}; make the guest's files anew with scripts/guest")]
+    #[error("{path}: {reason}; make the guest's files anew with scripts/build-guest")]
     Inconsistent {
         /// The file.
         path: PathBuf,
