@@ -105,11 +105,14 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 raise AssertionError(f"colibri serve did not stop:\n{self.tail()}")
+            pool = self.machines("pool")
+            assert not pool, f"machines of the pool outlived an orderly stop: {pool}\n{self.tail()}"
 
     # What it has made on the host, as the host tells it.
 
-    def machines(self):
-        """Process ids of its VMMs: those whose working directory lies in the data directory."""
+    def machines(self, below="microvms"):
+        """Process ids of its VMMs: those whose working directory lies below this part of the data
+        directory. Machines that wait in the pool lie below `pool`, and are nobody's."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -117,7 +120,7 @@ class Daemon:
                 program = (process / "cmdline").read_bytes().split(b"\0")[0]
             except OSError:
                 continue
-            if directory.startswith(str(self.data)) and b"qemu-system" in program:
+            if directory.startswith(f"{self.data / below}/") and b"qemu-system" in program:
                 found.append(int(process.name))
         return found
 

@@ -118,6 +118,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     if let Some(seconds) = settings.images.build_seconds {
         choices.build_bound = Duration::from_secs(seconds);
     }
+    keep_for_speed(&settings, &mut choices);
     let control = Control::start(Parts {
         settings: choices,
         store,
@@ -298,6 +299,24 @@ fn network_settings(settings: &Settings, data: &Path) -> Result<NetworkSettings,
             .push(parsed("network.refused_ranges", range)?);
     }
     Ok(network)
+}
+
+/// What the file says of machines that are kept for speed; the rest stays as it is by default.
+fn keep_for_speed(settings: &Settings, choices: &mut colibri_control::Settings) {
+    let (pool, hot) = (&mut choices.pool, &mut choices.hot);
+    pool.enabled = settings.pool.enabled.unwrap_or(pool.enabled);
+    pool.machines_per_version = settings
+        .pool
+        .machines_per_version
+        .unwrap_or(pool.machines_per_version);
+    pool.memory_mib = settings.pool.memory_mib.unwrap_or(pool.memory_mib);
+    hot.enabled = settings.hot.enabled.unwrap_or(hot.enabled);
+    hot.machines = settings.hot.machines.unwrap_or(hot.machines);
+    hot.memory_mib = settings.hot.memory_mib.unwrap_or(hot.memory_mib);
+    hot.longest = settings
+        .hot
+        .seconds
+        .map_or(hot.longest, Duration::from_secs);
 }
 
 fn endpoint_form(settings: &Settings, domain: &Domain, listen: ListenAddress) -> EndpointForm {

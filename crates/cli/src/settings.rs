@@ -24,6 +24,10 @@ pub(crate) struct Settings {
     pub(crate) hypervisor: Hypervisor,
     /// `[images]`
     pub(crate) images: Images,
+    /// `[pool]`
+    pub(crate) pool: Pool,
+    /// `[hot]`
+    pub(crate) hot: Hot,
 }
 
 /// `[api]`
@@ -118,7 +122,7 @@ pub(crate) struct Images {
     pub(crate) concurrent_builds: Option<usize>,
     /// What to do with builds that ask for ARM64 on a host of another architecture.
     pub(crate) arm64_requests: Arm64Requests,
-    /// Address ranges aside, a build may take this long, seconds.
+    /// Bound of one build, seconds; two hours by default.
     pub(crate) build_seconds: Option<u64>,
 }
 
@@ -131,6 +135,32 @@ pub(crate) enum Arm64Requests {
     Refuse,
     /// Build for the host instead, and say so in the build's record.
     Native,
+}
+
+/// `[pool]`: machines that have run and wait, paused, for launches of their image version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pool {
+    /// Whether there are any; true by default.
+    pub(crate) enabled: Option<bool>,
+    /// Most of one image version; 4 by default.
+    pub(crate) machines_per_version: Option<usize>,
+    /// Memory for all of them, MiB, 96 counted for each; a tenth of the host's by default.
+    pub(crate) memory_mib: Option<u64>,
+}
+
+/// `[hot]`: processes of suspended MicroVMs that are kept, stopped, for a faster wake.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Hot {
+    /// Whether there are any; true by default.
+    pub(crate) enabled: Option<bool>,
+    /// Most of them, and never more than half of the network slots, which is the default.
+    pub(crate) machines: Option<usize>,
+    /// Memory for all of them, MiB; a tenth of the host's by default.
+    pub(crate) memory_mib: Option<u64>,
+    /// Longest time that one is kept, seconds; 600 by default.
+    pub(crate) seconds: Option<u64>,
 }
 
 /// A configuration that cannot be used.

@@ -15,6 +15,7 @@ use crate::documents;
 use crate::failure::store_failed;
 use crate::run::reach_of;
 use crate::settings::Arm64Requests;
+use crate::warm_up;
 
 /// A configuration that may be built here.
 pub(crate) struct Accepted {
@@ -28,6 +29,7 @@ impl Control {
         let plan = BuildPlan::of(given, &self.shared.settings.place)?;
         let base_version = self.base_version(&plan)?;
         reach_of(std::slice::from_ref(&plan.egress))?;
+        warm_up::check(given)?;
         self.check_architectures(&plan.architectures)?;
         let host = self.shared.host.architecture;
         Ok(Accepted {

@@ -31,6 +31,8 @@ pub(crate) struct Intents {
     pub(crate) wake: bool,
     /// Callers who want a running machine suspended that is not being served yet.
     pub(crate) suspend: Vec<oneshot::Sender<Result<(), WrongPhase>>>,
+    /// Callers who want a suspended machine back whose kept process is just being given up.
+    pub(crate) resume: Vec<oneshot::Sender<Result<(), WrongPhase>>>,
 }
 
 /// One MicroVM.
@@ -65,6 +67,12 @@ pub(crate) struct Actor {
     pub(crate) end_reason: Option<String>,
     /// The guest of a machine that was taken over runs already.
     pub(crate) guest_runs: bool,
+    /// Size of the memory in the suspension that was just written, bytes.
+    pub(crate) delta_bytes: Option<u64>,
+    /// While a suspended MicroVM's process is kept: told when it has to go.
+    pub(crate) leave: Option<Arc<Notify>>,
+    /// The machine wrote the suspension that it is about to make void, and may still hold it.
+    pub(crate) holds_suspension: bool,
 }
 
 /// A slot and a process of an earlier daemon.
@@ -152,6 +160,9 @@ impl Actor {
             failure: None,
             end_reason: None,
             guest_runs: false,
+            delta_bytes: None,
+            leave: None,
+            holds_suspension: false,
         };
         Ok((actor, handle))
     }
@@ -243,7 +254,12 @@ impl Actor {
             .idle_policy
             .is_some_and(|policy| policy.auto_resume_enabled);
         if std::mem::take(&mut self.intents.wake) {
-            return self.begin_resume().await;
+            self.begin_resume().await;
+            for reply in self.intents.resume.drain(..) {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+            }
+            return;
         }
         tokio::select! {
             biased;
@@ -258,6 +274,7 @@ impl Actor {
             () = self.wanted.notified(), if wants_traffic => self.begin_resume().await,
             () = clock.reached(lifetime) => self.begin_end(LIFETIME_OVER.into()).await,
             () = clock.reached(window.unwrap_or(i64::MAX)) => self.begin_end(WINDOW_OVER.into()).await,
+            () = kept_process_must_go(self.leave.as_deref(), self.machine.as_deref()) => self.give_up_process().await,
         }
     }
 
@@ -319,6 +336,17 @@ impl Actor {
             status.failure = failure;
         });
         tracing::info!(microvm_id = %self.id, phase = phase.as_str(), "entered a phase");
+    }
+}
+
+/// Returns when a suspended MicroVM's process is to go, or has ended by itself; never when none is kept.
+async fn kept_process_must_go(leave: Option<&Notify>, machine: Option<&dyn Machine>) {
+    let (Some(leave), Some(machine)) = (leave, machine) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        () = leave.notified() => {}
+        _ = machine.exited() => {}
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::control::Shared;
 use crate::failure::chain;
 use crate::launch::remove_directory;
+use crate::stocking;
 
 /// Removes what may be removed. What fails stays for the next time.
 pub(crate) async fn sweep(shared: &Shared) {
@@ -18,6 +19,8 @@ pub(crate) async fn sweep(shared: &Shared) {
         let directory = shared
             .settings
             .base_directory(&build.image_name, build.version, &build.id);
+        // Those that wait would keep its files from being freed.
+        stocking::drain(shared, &build.id).await;
         if let Err(error) = remove_directory(&directory).await {
             tracing::error!(build_id = %build.id, error = %chain(&error), "could not remove a base");
             continue;

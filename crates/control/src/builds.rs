@@ -23,6 +23,7 @@ use crate::control::{Control, Shared};
 use crate::documents::{self, BuildMachine};
 use crate::failure::{chain, store_failed};
 use crate::launch::remove_directory;
+use crate::pool::Source;
 use crate::run::{configuration_as_given, day, default_group, reach_of};
 
 /// Pause before the end of a build is recorded again.
@@ -55,7 +56,7 @@ impl Control {
 
 async fn carry_out(shared: Arc<Shared>, build: Build) {
     // First come, first served; the semaphore is never closed.
-    let Ok(_turn) = Arc::clone(&shared.build_turns).acquire_owned().await else {
+    let Ok(turn) = Arc::clone(&shared.build_turns).acquire_owned().await else {
         return;
     };
     tracing::info!(build_id = %build.id, image = %build.image_name, version = build.version, "building");
@@ -76,7 +77,17 @@ async fn carry_out(shared: Arc<Shared>, build: Build) {
             BuildOutcome::Failed(failure.to_string())
         }
     };
+    let is_built = matches!(outcome, BuildOutcome::Succeeded { .. });
     record_end(&shared, &build, outcome).await;
+    drop(turn);
+    if is_built {
+        shared.pool.built(Source {
+            image_name: build.image_name,
+            version: build.version,
+            build_id: build.id,
+        });
+    }
+    shared.pool.look_again();
     shared.images_changed.send_modify(|count| *count += 1);
 }
 

@@ -12,18 +12,23 @@ use colibri_wire::ApiError;
 use colibri_wire::shape::common::Architecture;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use crate::clock::Clock;
 use crate::failure::{StartFailure, chain};
+use crate::hot::{self, HotTier};
 use crate::output::LogSink;
+use crate::pool::Pool;
 use crate::recovery;
 use crate::registry::{Endpoint, Registry};
 use crate::settings::Settings;
+use crate::stocking;
 use crate::tokens::TokenMint;
 
 /// How often rows of the past are removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
+/// Bound of the end of a machine that is being made for the pool: a launch, and a kill.
+const CLOSE_BOUND: Duration = Duration::from_secs(60);
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -58,6 +63,10 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) host: HostClass,
     pub(crate) build_turns: Arc<Semaphore>,
+    /// Machines that wait for launches.
+    pub(crate) pool: Arc<Pool>,
+    /// Processes of suspended MicroVMs that are kept.
+    pub(crate) hot: HotTier,
     /// Changes whenever a build or a removal ends.
     pub(crate) images_changed: watch::Sender<u64>,
 }
@@ -112,6 +121,8 @@ impl Control {
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StartFailure> {
         let host = HostClass::of(parts.vmm.as_ref());
         let build_turns = Arc::new(Semaphore::new(parts.settings.concurrent_builds.max(1)));
+        let pool = Pool::new(parts.settings.pool.clone());
+        let hot = HotTier::new(parts.settings.hot.clone());
         let shared = Arc::new(Shared {
             settings: parts.settings,
             store: parts.store,
@@ -124,6 +135,8 @@ impl Control {
             registry: Registry::default(),
             host,
             build_turns,
+            pool,
+            hot,
             images_changed: watch::channel(0).0,
         });
         let control = Arc::new(Self {
@@ -131,13 +144,28 @@ impl Control {
             tasks: Mutex::default(),
         });
         recovery::recover(&control).await?;
+        control.spawn(stocking::keep(Arc::clone(&control.shared)));
         control.spawn(keep_house(Arc::clone(&control.shared)));
+        control.spawn(hot::keep(Arc::clone(&control.shared)));
         Ok(control)
     }
 
-    /// Ends this control plane's tasks and waits for their end. Machines keep running; builds are
+    /// Ends this control plane in order. MicroVMs keep running; what was kept for speed goes; builds are
     /// interrupted and start again with the next daemon.
     pub async fn shutdown(&self) {
+        for machine in self.shared.pool.close() {
+            machine.discard().await;
+        }
+        self.shared.hot.close().await;
+        let ended = self.shared.pool.ended.cancelled();
+        if timeout(CLOSE_BOUND, ended).await.is_err() {
+            tracing::warn!("a machine of the pool is left for the next start to end");
+        }
+        self.abort().await;
+    }
+
+    /// Ends this control plane's tasks where they are and waits for their end: what a crash does.
+    pub async fn abort(&self) {
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;

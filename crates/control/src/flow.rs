@@ -101,6 +101,10 @@ impl Actor {
                     phase => Err(WrongPhase(phase)),
                 });
             }
+            Command::Resume(reply) if self.phase == Phase::Suspended => {
+                self.intents.wake = true;
+                self.intents.resume.push(reply);
+            }
             Command::Resume(reply) => {
                 let _ = reply.send(match self.phase {
                     Phase::Running | Phase::Resuming | Phase::Continuing => Ok(()),

@@ -295,6 +295,7 @@ impl Control {
             }
             Err(error) => return Err(store_failed(&error)),
         }
+        self.shared.pool.recheck();
         self.spawn(remove(Arc::clone(&self.shared), name));
         Ok(answer(ApiImageState::Deleting))
     }
@@ -394,6 +395,7 @@ pub(crate) async fn remove(shared: Arc<Shared>, name: String) {
             .await;
         return;
     }
+    shared.pool.recheck();
     bases::sweep(&shared).await;
     shared.images_changed.send_modify(|count| *count += 1);
 }

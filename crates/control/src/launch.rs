@@ -17,10 +17,12 @@ use rand::RngCore as _;
 use uuid::Uuid;
 
 use crate::actor::{Actor, exit_reason};
+use crate::clock::Clock;
 use crate::documents::{self, MachineIdentity};
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::{Hook, run_body};
+use crate::pool::Source;
 use crate::session::Session;
 
 /// Fresh entropy for the guest's random pool, bytes: twice what a reseed of the kernel's takes.
@@ -67,13 +69,81 @@ impl Actor {
 
     async fn try_launch(&mut self) -> Step<()> {
         let identity = self.own_identity();
-        self.start_machine(false)
-            .await
-            .map_err(|failure| self.launch_failed(&failure))?;
+        let _under_way = self.shared.pool.under_way();
+        if !self.launch_from_pool(&identity).await? {
+            self.start_machine(false)
+                .await
+                .map_err(|failure| self.launch_failed(&failure))?;
+            self.unless_ending()?;
+            self.begin_guest(&identity).await?;
+        }
+        self.become_itself(Some(Hook::Run)).await?;
+        let transition = Transition::to(Phase::Running).reason(None).payload_spent();
+        self.run_payload = None;
+        self.enter(Phase::Running, transition).await
+    }
+
+    /// Lets the guest of a machine that waited in the pool go on, where there is one; false when the launch
+    /// is to begin from the base.
+    async fn launch_from_pool(&mut self, identity: &MachineIdentity) -> Step<bool> {
+        if !self.move_in().await {
+            return Ok(false);
+        }
         self.unless_ending()?;
+        match self.begin_guest(identity).await {
+            Ok(()) if self.session.as_ref().and_then(Session::exit_seen).is_none() => {
+                return Ok(true);
+            }
+            Err(Stopped::Ending) => return Err(Stopped::Ending),
+            // It has not heard of `/run` yet, nor has anybody heard of it.
+            _ => {
+                tracing::warn!(microvm_id = %self.id, "a machine of the pool is of no use; launching from the base");
+            }
+        }
+        self.let_go().await;
+        self.unless_ending()?;
+        Ok(false)
+    }
+
+    /// Makes a machine of the pool this MicroVM's, where one waits.
+    async fn move_in(&mut self) -> bool {
+        let source = Source {
+            image_name: self.image_name.clone(),
+            version: self.version,
+            build_id: self.build_id.clone().unwrap_or_default(),
+        };
+        let (pool, reach) = (Arc::clone(&self.shared.pool), self.settings.reach);
+        let claimed = async move { pool.claim(&source, reach).await };
+        let Some(waiting) = self.attend(claimed).await else {
+            return false;
+        };
+        let directory = self.shared.settings.microvm_directory(&self.id);
+        let machine = Arc::clone(&waiting.machine);
+        let moved = self
+            .attend(async move {
+                remove_directory(&directory)
+                    .await
+                    .map_err(LaunchFailure::Directory)?;
+                let moved = machine.relocate(&directory).await;
+                moved.map_err(LaunchFailure::Machine)
+            })
+            .await;
+        if let Err(failure) = moved {
+            tracing::warn!(microvm_id = %self.id, machine = waiting.id, error = %chain(&failure), "could not take a machine out of the pool");
+            self.attend(waiting.discard()).await;
+            return false;
+        }
+        tracing::info!(microvm_id = %self.id, machine = waiting.id, "took a machine out of the pool");
+        let (slot, machine) = waiting.into_parts();
+        (self.slot, self.machine) = (Some(slot), Some(machine));
+        true
+    }
+
+    /// Records the machine and lets its guest go on, up to the open session.
+    async fn begin_guest(&mut self, identity: &MachineIdentity) -> Step<()> {
         let transition = self
             .machine_recorded(Transition::within())
-            .identity(&documents::write(&identity));
+            .identity(&documents::write(identity));
         let (store, id) = (self.shared.store.clone(), self.id.clone());
         // A crash before the record is made leaves a process that the next daemon sweeps, so the guest
         // need not wait for the disk.
@@ -85,10 +155,7 @@ impl Actor {
         recorded
             .map_err(|error| Stopped::Failed(self.host_failed("record the machine", &error)))?;
         self.session = Some(session?);
-        self.become_itself(Some(Hook::Run)).await?;
-        let transition = Transition::to(Phase::Running).reason(None).payload_spent();
-        self.run_payload = None;
-        self.enter(Phase::Running, transition).await
+        Ok(())
     }
 
     fn launch_failed(&self, failure: &LaunchFailure) -> Stopped {
@@ -104,7 +171,7 @@ impl Actor {
     /// Takes a slot and starts a stopped machine on it, from the base or from the suspension.
     pub(crate) async fn start_machine(&mut self, resume: bool) -> Result<(), LaunchFailure> {
         let directory = self.shared.settings.microvm_directory(&self.id);
-        let network = Arc::clone(&self.shared.network);
+        let shared = Arc::clone(&self.shared);
         let reach = self.settings.reach;
         let fresh = directory.clone();
         let prepared = async move {
@@ -115,7 +182,7 @@ impl Actor {
             }
         };
         let (slot, prepared) = self
-            .attend(async { tokio::join!(network.acquire(reach), prepared) })
+            .attend(async { tokio::join!(shared.acquire_slot(reach), prepared) })
             .await;
         let slot = slot.map_err(LaunchFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
@@ -176,14 +243,7 @@ impl Actor {
     /// requests out in order, so the hook never sees another's identity, and a round trip is saved.
     pub(crate) async fn become_itself(&mut self, hook: Option<Hook>) -> Step<()> {
         let identity = self.own_identity();
-        let message = Identity {
-            microvm_id: self.id.clone(),
-            hostname: identity.hostname,
-            machine_id: identity.machine_id,
-            boot_id: identity.boot_id,
-            entropy: STANDARD.encode(random::<ENTROPY>()),
-            wall_clock_unix_nanos: self.shared.clock.now_nanos(),
-        };
+        let message = identity_message(&self.id, identity, &self.shared.clock);
         let client = self.client()?;
         let call = hook.and_then(|hook| self.hook_call(hook));
         let told = {
@@ -242,6 +302,18 @@ impl Actor {
                 boot_id: Uuid::new_v4().to_string(),
             })
             .clone()
+    }
+}
+
+/// What the agent is told of who it is from now on.
+pub(crate) fn identity_message(id: &str, identity: MachineIdentity, clock: &Clock) -> Identity {
+    Identity {
+        microvm_id: id.to_owned(),
+        hostname: identity.hostname,
+        machine_id: identity.machine_id,
+        boot_id: identity.boot_id,
+        entropy: STANDARD.encode(random::<ENTROPY>()),
+        wall_clock_unix_nanos: clock.now_nanos(),
     }
 }
 

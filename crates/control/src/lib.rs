@@ -13,7 +13,7 @@
 //! | `running` | `RUNNING` | slot, process, control session | takes over both; ends it when the process is gone |
 //! | `suspending` | `SUSPENDING` | the same; perhaps a suspension, the guest not run since | takes over both and suspends anew; process gone: suspended where the suspension is complete, else ends it |
 //! | `captured` | `SUSPENDING` | a complete suspension; perhaps the stopped process | sweeps the process, suspended |
-//! | `suspended` | `SUSPENDED` | a complete suspension, nothing else | leaves it |
+//! | `suspended` | `SUSPENDED` | a complete suspension; perhaps the stopped process and its slot, unrecorded | sweeps both, leaves it |
 //! | `resuming` | `PENDING` | a complete suspension; perhaps a stopped process | sweeps the process, resumes anew |
 //! | `continuing` | `PENDING` | slot, process; the suspension is void | takes over both and finishes; ends it when the process is gone |
 //! | `terminating` | `TERMINATING` | perhaps anything | sweeps, finishes |
@@ -24,6 +24,16 @@
 //!                              (undone by traffic)      ^------------' (undone)
 //! any -> terminating -> terminated
 //! ```
+//!
+//! # What is kept for speed
+//!
+//! Two kinds of stopped processes are kept while the host has memory and slots for them; neither is
+//! recorded, and the next daemon sweeps both:
+//!
+//! - the **pool**: machines of an image version that have run and wait, as nobody, to become a MicroVM
+//!   (`pool`, `pooled`, `stocking`, `warm_up`). The claim moves the machine's directory to the MicroVM's.
+//! - the **hot tier**: processes of suspended MicroVMs, whose wake then continues instead of restoring
+//!   (`hot`).
 #![forbid(unsafe_code)]
 
 mod acceptance;
@@ -36,12 +46,16 @@ mod documents;
 mod failure;
 mod flow;
 mod hooks;
+mod host_memory;
+mod hot;
 mod images;
 mod launch;
 mod lists;
 mod managed;
 mod microvms;
 mod output;
+mod pool;
+mod pooled;
 mod ready;
 mod recovery;
 mod registry;
@@ -49,17 +63,21 @@ mod resume;
 mod run;
 mod session;
 mod settings;
+mod slots;
+mod stocking;
 mod suspend;
 mod tags;
 mod terminate;
 mod tokens;
 mod versions;
+mod warm_up;
 
 pub use clock::Clock;
 pub use control::{Control, Parts};
 pub use failure::StartFailure;
+pub use host_memory::HostMemory;
 pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
 pub use registry::Endpoint;
-pub use settings::{Arm64Requests, EndpointForm, Settings};
+pub use settings::{Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings};
 pub use tokens::{MintFailure, TokenMint};

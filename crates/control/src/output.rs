@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::actor::Actor;
 use crate::clock::Clock;
+use crate::control::Shared;
 use crate::documents::LogTarget;
 
 /// Longest line, bytes; a longer one is cut into several (CloudWatch's bound of an event is 256 KiB).
@@ -40,6 +41,16 @@ impl Actor {
 }
 
 impl Output {
+    /// Of a machine that is nobody's yet.
+    pub(crate) fn nowhere(shared: &Shared) -> Self {
+        Self {
+            sink: Arc::clone(&shared.logs),
+            clock: shared.clock.clone(),
+            target: None,
+            rest: Vec::new(),
+        }
+    }
+
     /// Takes bytes of the application's output.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         if self.target.is_none() {

@@ -27,7 +27,11 @@ const PAGE: usize = 1000;
 
 pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> {
     let shared = &control.shared;
-    for directory in [shared.settings.microvms(), shared.settings.images()] {
+    for directory in [
+        shared.settings.microvms(),
+        shared.settings.images(),
+        shared.settings.pool_directories(),
+    ] {
         let made = tokio::fs::create_dir_all(&directory).await;
         made.map_err(|source| StartFailure::Directory {
             path: directory,
@@ -88,6 +92,7 @@ async fn remove_leftovers(
         .map(|row| row.id.clone())
         .chain(unreadable)
         .collect();
+    remove_all_but(&shared.settings.pool_directories(), &BTreeSet::new()).await?;
     remove_all_but(&shared.settings.microvms(), &live).await
 }
 
@@ -261,6 +266,7 @@ impl Actor {
             // The resume goes on where the guest was or was about to be continued.
             _ => {
                 self.guest_runs = !self.is_stopped().await;
+                self.holds_suspension = true;
                 Ok(())
             }
         }

@@ -48,13 +48,36 @@ impl Actor {
 
     async fn try_resume(&mut self) -> Result<(), NotContinued> {
         self.check_memory().await?;
-        if let Err(failure) = self.start_machine(true).await {
+        // Nobody asks for its process from here on: it runs, or is let go.
+        if self.leave.take().is_some() {
+            self.shared.hot.forget(&self.id);
+            self.holds_suspension = true;
+        }
+        let _under_way = self.shared.pool.under_way();
+        if !self.has_stopped_machine().await
+            && let Err(failure) = self.start_machine(true).await
+        {
             return Err(self.resume_failed(&failure));
         }
         self.unless_ending()?;
         // From here on the guest may have run: its suspension is void.
         let transition = self.machine_recorded(Transition::to(Phase::Continuing));
         Ok(self.enter(Phase::Continuing, transition).await?)
+    }
+
+    /// Whether the process that wrote the suspension was kept and is still good; otherwise the suspension on
+    /// the disk is the way back.
+    async fn has_stopped_machine(&mut self) -> bool {
+        let Some(machine) = self.machine.clone() else {
+            return false;
+        };
+        let running = self.attend(async move { machine.is_running().await }).await;
+        if matches!(running, Ok(false)) {
+            return true;
+        }
+        tracing::warn!(microvm_id = %self.id, "the kept process is of no use; restoring from the disk");
+        self.let_go().await;
+        false
     }
 
     async fn check_memory(&self) -> Result<(), NotContinued> {
@@ -100,6 +123,9 @@ impl Actor {
 
     async fn try_finish_resume(&mut self) -> Step<()> {
         let start = !std::mem::take(&mut self.guest_runs);
+        if std::mem::take(&mut self.holds_suspension) {
+            self.drop_suspension().await?;
+        }
         let opened = self.opening(start)?;
         let dropped = self.dropping_suspension();
         // The suspension is void since this phase was written: it goes while the guest wakes.

@@ -74,6 +74,11 @@ impl Client {
             })
     }
 
+    /// Proves that the agent runs, and that what it said before has arrived.
+    pub(crate) async fn ping(&self) -> Result<(), ClientError> {
+        self.guest.ping(SLACK).await
+    }
+
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), ClientError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.guest.stop(Stop { grace_ms }, SLACK).await
@@ -149,7 +154,7 @@ impl Session {
     }
 
     /// Closes the session; the stream is gone when this returns.
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         let Self {
             client,
             stream_gone,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use colibri_wire::id::place::Place;
 use colibri_wire::page::PageKey;
 
+use crate::host_memory::{HostMemory, host_memory_mib};
+
 /// What is given out as a MicroVM's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointForm {
@@ -64,6 +66,61 @@ pub struct Settings {
     pub max_waiting: usize,
     /// Bound of that wait.
     pub ready_bound: Duration,
+    /// Machines that wait for launches.
+    pub pool: PoolSettings,
+    /// Processes of suspended MicroVMs that are kept.
+    pub hot: HotSettings,
+    /// What tells the host's memory.
+    pub host_memory: HostMemory,
+}
+
+/// Machines that were launched from an image version, have run, and wait, paused, for the next launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Most of one image version; how many there are follows its launches.
+    pub machines_per_version: usize,
+    /// Memory that all of them together may take, MiB; 96 are counted for each.
+    pub memory_mib: u64,
+}
+
+/// Stopped processes of suspended MicroVMs, kept beside their suspensions for a faster way back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Most of them; never more than half of the network slots.
+    pub machines: usize,
+    /// Memory that all of them together may take, MiB.
+    pub memory_mib: u64,
+    /// Longest time that one is kept.
+    pub longest: Duration,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            machines_per_version: 4,
+            memory_mib: tenth_of_memory_mib(),
+        }
+    }
+}
+
+impl Default for HotSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            machines: usize::MAX,
+            memory_mib: tenth_of_memory_mib(),
+            longest: Duration::from_secs(600),
+        }
+    }
+}
+
+fn tenth_of_memory_mib() -> u64 {
+    host_memory_mib().map_or(0, |mib| mib / 10)
 }
 
 impl Settings {
@@ -96,6 +153,9 @@ impl Settings {
             stop_grace: Duration::from_secs(1),
             max_waiting: 1024,
             ready_bound: Duration::from_secs(60),
+            pool: PoolSettings::default(),
+            hot: HotSettings::default(),
+            host_memory: HostMemory::system(),
         }
     }
 
@@ -114,6 +174,16 @@ impl Settings {
             .join(build)
     }
 
+    /// Directory of a machine that waits in the pool: on the file system of the MicroVMs' directories,
+    /// where it moves.
+    pub(crate) fn pool_directory(&self, id: &str) -> PathBuf {
+        self.pool_directories().join(id)
+    }
+
+    pub(crate) fn pool_directories(&self) -> PathBuf {
+        self.data_directory.join("pool")
+    }
+
     pub(crate) fn microvms(&self) -> PathBuf {
         self.data_directory.join("microvms")
     }
@@ -128,19 +198,4 @@ impl Settings {
             EndpointForm::Plain(address) => address.clone(),
         }
     }
-}
-
-/// Memory of this host, MiB (`MemTotal` of proc(5)).
-fn host_memory_mib() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    total
-        .trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib / 1024)
 }

@@ -59,6 +59,7 @@ impl Actor {
                 );
                 let now = self.shared.clock.now();
                 self.suspended_at = Some(now);
+                self.delta_bytes = Some(suspension.manifest.memory.length);
                 self.enter(
                     Phase::Captured,
                     Transition::to(Phase::Captured).suspended_at(Some(now)),
@@ -114,12 +115,25 @@ impl Actor {
         .await
     }
 
-    /// A captured MicroVM lets go of its process and its slot.
+    /// A captured MicroVM lets go of its process and its slot, unless the host has room to keep them: its
+    /// row says in either case that it has neither.
     pub(crate) async fn put_away(&mut self) {
-        self.let_go().await;
+        let delta_bytes = self.delta_bytes.take();
+        if let (Some(bytes), Some(_), Some(_)) = (delta_bytes, &self.machine, &self.slot) {
+            self.leave = self.shared.hot.admit(&self.id, bytes, &self.shared);
+        }
+        if self.leave.is_none() {
+            self.let_go().await;
+        }
         let transition = Transition::to(Phase::Suspended).slot(None).machine(None);
         // Only an end that came in between stops it.
         let _ = self.enter(Phase::Suspended, transition).await;
+    }
+
+    /// A suspended MicroVM's process goes; its suspension stays what it is.
+    pub(crate) async fn give_up_process(&mut self) {
+        tracing::debug!(microvm_id = %self.id, "giving up the kept process");
+        self.let_go().await;
     }
 
     /// Ends the process and gives the slot back, however long it takes.
@@ -140,6 +154,10 @@ impl Actor {
         if let Some(slot) = self.slot.take() {
             self.persevere("release its network slot", || release(&slot))
                 .await;
+        }
+        self.holds_suspension = false;
+        if self.leave.take().is_some() {
+            self.shared.hot.forget(&self.id);
         }
     }
 

@@ -179,6 +179,7 @@ impl Control {
                 .map_err(|error| store_failed(&error))?
                 .map_err(|state| busy(&arn, state))?,
         };
+        self.shared.pool.recheck();
         self.shared.describe_version(&image, version)
     }
 
@@ -380,6 +381,7 @@ pub(crate) async fn remove(shared: Arc<Shared>, image: String, version: u32) {
         tracing::error!(image = %image, version, error = %chain(&error), "could not remove an image version");
         return;
     }
+    shared.pool.recheck();
     bases::sweep(&shared).await;
     shared.images_changed.send_modify(|count| *count += 1);
 }

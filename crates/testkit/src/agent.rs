@@ -17,6 +17,9 @@ use crate::guest::{HookCalled, HookPlan};
 use crate::machine::{MachineState, ToHost};
 use crate::world::WorldState;
 
+/// A port that no application has.
+const NOBODYS_PORT: u16 = 1;
+
 /// Exit code of an application that its stop signal ended.
 const STOPPED: i32 = 143;
 
@@ -151,6 +154,9 @@ async fn call_hook(
     machine: &MachineState,
     call: HookCall,
 ) -> Option<HookOutcome> {
+    if call.port == NOBODYS_PORT {
+        return Some(HookOutcome::Refused);
+    }
     let hook = call.path.rsplit('/').next().unwrap_or_default().to_owned();
     lock(&machine.memory).hooks.push(HookCalled {
         hook: hook.clone(),

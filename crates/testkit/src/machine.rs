@@ -218,6 +218,11 @@ impl Machine for SimulatedMachine {
     }
 
     async fn is_running(&self) -> Result<bool, VmmError> {
+        if !self.state.is_alive() {
+            return Err(VmmError::Gone {
+                id: self.id().into(),
+            });
+        }
         Ok(*self.state.running.borrow())
     }
 

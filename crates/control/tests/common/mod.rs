@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use colibri_control::{
-    Clock, Control, EndpointForm, LogSink, MintFailure, Parts, ReadyMachine, Settings, TokenMint,
+    Clock, Control, EndpointForm, HostMemory, LogSink, MintFailure, Parts, ReadyMachine, Settings,
+    TokenMint,
 };
 use colibri_store::Store;
 use colibri_testkit::World;
@@ -95,6 +96,10 @@ impl Daemon {
             endpoint,
             PageKey::new([7; 32]),
         );
+        // What is kept for speed would be counted wherever a test counts machines; its own tests turn it on.
+        settings.pool.enabled = false;
+        settings.hot.enabled = false;
+        settings.host_memory = HostMemory::simulated();
         change(&mut settings);
         let (world, clock, logs) = (
             World::new(),
@@ -132,7 +137,7 @@ impl Daemon {
 
     pub(crate) async fn crash(&self) {
         self.world.daemon_is_killed();
-        self.control.shutdown().await;
+        self.control.abort().await;
     }
 
     pub(crate) async fn restart(&mut self) {
