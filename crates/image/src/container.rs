@@ -3,8 +3,9 @@
 //!
 //! `buildah` itself runs in namespaces that die with it: the slot's network, so that `ADD` and
 //! downloads reach what the guest may reach and nothing of the host; its own processes, so that
-//! killing it kills every container that it started; its own mounts, which end with it too. Only the base images that the
-//! Dockerfile names are fetched beforehand over the host's network, as a registry may be private.
+//! killing it kills every container that it started; its own mounts, in a file system that holds next to nothing
+//! of the host ([`crate::confinement`]). The base images that the Dockerfile names are fetched beforehand over
+//! the host's network, as a registry may be private; the build itself fetches none.
 
 use std::fs::Permissions;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -17,10 +18,13 @@ use rustix::process::{Resource, getrlimit};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::command::{CommandError, RunningCommand};
+use crate::confinement::Confinement;
+use crate::container_config;
 use crate::disk_use;
 use crate::dockerfile;
 use crate::output::{BuildLog, Together};
 use crate::request::{BuildFailure, FailureCode};
+use crate::run_flags;
 use crate::settings::BuilderSettings;
 use crate::storage::{ContainerStorage, STORAGE_TIME};
 
@@ -38,12 +42,6 @@ const OPEN_FILES: u64 = 65_536;
 
 /// Most output of a build that is passed on, bytes; the rest is read and dropped.
 const MOST_OUTPUT: usize = 64 * 1024 * 1024;
-
-/// Runs the rest of its arguments after putting the file `$1` in place of the resolver's configuration,
-/// because `buildah` is to look names up where the containers do, and the directory `$2` in the place
-/// `$3` for temporary files.
-const WITH_MOUNTS: &str =
-    r#"mount --bind "$1" /etc/resolv.conf && mount --bind "$2" "$3" && shift 3 && exec "$@""#;
 
 /// Places for temporary files that any user may pass through. The containers' own root is nobody on the
 /// host and must reach what `buildah` prepares there; the data directory lets nobody in.
@@ -85,6 +83,7 @@ impl ContainerBuild<'_> {
         // An empty /sys: a user namespace may not mount one in a network namespace that is not its own,
         // and the host's would tell about the host. The mount point is for the cgroups.
         std::fs::create_dir_all(self.work.join("sys/fs/cgroup"))?;
+        std::fs::create_dir_all(self.work.join("root"))?;
         std::fs::write(
             self.work.join("resolv.conf"),
             format!("nameserver {GATEWAY_ADDRESS}\n"),
@@ -106,8 +105,11 @@ impl ContainerBuild<'_> {
         }
         let text = std::fs::read(&path)
             .map_err(|error| BuildFailure::io("read the Dockerfile", &error))?;
-        for image in dockerfile::base_images(&String::from_utf8_lossy(&text)) {
-            if self.is_present(&image).await {
+        let text = String::from_utf8_lossy(&text);
+        self.check_run_flags("Dockerfile", &text)?;
+        for image in dockerfile::base_images(&text) {
+            if let Some(inspection) = self.inspect(&image).await {
+                self.check_triggers(&image, &inspection)?;
                 continue;
             }
             self.log.append(&format!("fetching the base image {image}"));
@@ -124,7 +126,10 @@ impl ContainerBuild<'_> {
                 .output(deadline.saturating_duration_since(Instant::now()))
                 .await
             {
-                Ok(_) => {}
+                Ok(_) => {
+                    let inspection = self.inspect(&image).await.unwrap_or_default();
+                    self.check_triggers(&image, &inspection)?;
+                }
                 Err(CommandError::Failed { output, .. }) => {
                     let output = self.without_host_paths(&output);
                     self.log.append(&output);
@@ -139,12 +144,31 @@ impl ContainerBuild<'_> {
         Ok(())
     }
 
-    async fn is_present(&self, image: &str) -> bool {
+    /// What the storage says about an image; `None` where it is not there.
+    async fn inspect(&self, image: &str) -> Option<String> {
         let inspect = self
             .storage
             .buildah(&self.scratch())
             .args(["inspect", "--type", "image", "--", image]);
-        inspect.output(STORAGE_TIME).await.is_ok()
+        inspect.output(STORAGE_TIME).await.ok()
+    }
+
+    /// Refuses a base image whose triggers a Dockerfile could not hold either.
+    fn check_triggers(&self, image: &str, inspection: &str) -> Result<(), BuildFailure> {
+        for trigger in container_config::triggers(inspection)? {
+            self.check_run_flags(
+                &format!("base image {image}"),
+                &format!("ONBUILD {trigger}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn check_run_flags(&self, of: &str, text: &str) -> Result<(), BuildFailure> {
+        match run_flags::refused(text) {
+            Some(reason) => Err(self.failed(&format!("A RUN instruction of the {of} {reason}."))),
+            None => Ok(()),
+        }
     }
 
     fn command(&self) -> crate::command::HostCommand {
@@ -175,7 +199,7 @@ impl ContainerBuild<'_> {
             .args([
                 "--http-proxy=false",
                 "--no-hosts",
-                "--pull=false",
+                "--pull=never",
                 "--layers=false",
                 "--force-rm",
                 "--no-cache",
@@ -243,13 +267,33 @@ impl ContainerBuild<'_> {
             "--",
         ];
         words.extend(unshare.map(str::to_owned));
-        words.extend(["/bin/sh", "-c", WITH_MOUNTS, "sh"].map(str::to_owned));
-        let mounts = [
-            &*self.work.join("resolv.conf"),
-            &*self.scratch(),
-            scratch_place,
-        ];
-        words.extend(mounts.map(|path| path.display().to_string()));
+        let [root, resolver, sys] = ["root", "resolv.conf", "sys"].map(|name| self.work.join(name));
+        let scratch = self.scratch();
+        let mut read_only = vec![self.context];
+        // A runtime of the host's that lies apart from the other programs.
+        let runtime = self.settings.runtime.as_path();
+        let programs = ["/usr", "/bin", "/sbin"];
+        if runtime.is_file() && !programs.iter().any(|place| runtime.starts_with(place)) {
+            read_only.push(runtime);
+        }
+        // The containers see `sys` read-only. Mounted so here, a user namespace could not mount it.
+        let run = self.settings.run_directory.as_path();
+        let mut writable = vec![&*sys, self.storage.root(), run];
+        // Only read, but `buildah` makes its mount points in it.
+        writable.extend(
+            self.settings
+                .base_storage
+                .as_deref()
+                .filter(|base| base.is_dir()),
+        );
+        let confinement = Confinement {
+            root: &root,
+            resolver: &resolver,
+            scratch: (&scratch, scratch_place),
+            read_only,
+            writable,
+        };
+        words.extend(confinement.words());
         words
     }
 

@@ -50,6 +50,36 @@ struct RawConfig {
     exposed_ports: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
+/// The part of an inspection that only Docker's format has.
+#[derive(Deserialize)]
+struct DockerInspection {
+    #[serde(rename = "Docker")]
+    image: DockerImage,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DockerImage {
+    config: Option<DockerConfig>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "PascalCase")]
+struct DockerConfig {
+    on_build: Option<Vec<String>>,
+}
+
+/// The `ONBUILD` triggers of an image, from `buildah inspect --type image`.
+///
+/// # Errors
+/// When the inspection is not understood: what the image would do is not known then.
+pub(crate) fn triggers(json: &str) -> Result<Vec<String>, BuildFailure> {
+    let inspection: DockerInspection = serde_json::from_str(json)
+        .map_err(|error| BuildFailure::internal("read the base image's configuration", &error))?;
+    let config = inspection.image.config.unwrap_or_default();
+    Ok(config.on_build.unwrap_or_default())
+}
+
 impl ContainerConfig {
     /// Reads the answer of `buildah inspect --type image`.
     ///
@@ -136,7 +166,24 @@ fn signal_number(text: &str) -> Result<i32, BuildFailure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ContainerConfig, signal_number};
+    use super::{ContainerConfig, signal_number, triggers};
+
+    #[test]
+    fn an_images_triggers_are_read_and_an_unreadable_one_is_no_image_without() {
+        let json = r#"{"Docker":{"config":{"OnBuild":["RUN a","COPY . ."]}}}"#;
+        assert_eq!(triggers(json).unwrap(), ["RUN a", "COPY . ."]);
+        assert!(
+            triggers(r#"{"Docker":{"config":{"OnBuild":null}}}"#)
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            triggers(r#"{"Docker":{"config":null}}"#)
+                .unwrap()
+                .is_empty()
+        );
+        assert!(triggers("").is_err());
+    }
 
     #[test]
     fn the_application_is_the_entry_point_and_then_the_command() {

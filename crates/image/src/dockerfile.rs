@@ -1,7 +1,7 @@
 //! Which images a Dockerfile starts from, read well enough to fetch them beforehand. Not a Dockerfile
-//! parser: what it cannot resolve it leaves to the build itself.
+//! parser: what it cannot resolve is not fetched, and a build that needs it fails.
 
-/// Most base images fetched beforehand; a Dockerfile with more has the rest fetched by the build.
+/// Most base images of one Dockerfile; a build with more fails for want of the rest.
 const MOST_BASES: usize = 16;
 
 /// Largest Dockerfile looked at, bytes.
@@ -75,9 +75,10 @@ fn default_of(word: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
 }
 
-/// A word with `$NAME` and `${NAME}` replaced; `None` where one is unknown or another form is used.
+/// A word with `$NAME`, `${NAME}` and `${NAME:-default}` replaced; `None` where one is unknown or another
+/// form is used.
 fn substituted(word: &str, arguments: &[(String, String)]) -> Option<String> {
-    let mut text = word.to_owned();
+    let mut text = with_defaults(word, arguments);
     for (name, value) in arguments {
         text = text.replace(&format!("${{{name}}}"), value);
         if let Some(rest) = text.strip_suffix(&format!("${name}")) {
@@ -85,6 +86,34 @@ fn substituted(word: &str, arguments: &[(String, String)]) -> Option<String> {
         }
     }
     (!text.contains('$')).then_some(text)
+}
+
+/// A word with each `${NAME:-default}` and `${NAME-default}` replaced.
+fn with_defaults(word: &str, arguments: &[(String, String)]) -> String {
+    let mut text = String::new();
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once("${") {
+        text.push_str(before);
+        let Some((inside, following)) = after.split_once('}') else {
+            break;
+        };
+        match inside.split_once('-') {
+            Some((name, default)) => {
+                let name = name.trim_end_matches(':');
+                let known = arguments
+                    .iter()
+                    .rfind(|(known, value)| known == name && !value.is_empty());
+                text.push_str(known.map_or(default, |(_, value)| value));
+            }
+            None => {
+                text.push_str("${");
+                text.push_str(inside);
+                text.push('}');
+            }
+        }
+        rest = following;
+    }
+    text + rest
 }
 
 /// Whether a name can only mean an image of a registry or of the local storage: no transport
@@ -133,6 +162,13 @@ mod tests {
                 "registry.local:5000/a/b@sha256:0011"
             ]
         );
+    }
+
+    #[test]
+    fn defaults_of_arguments_are_taken() {
+        let dockerfile =
+            "ARG A\nARG B=two\nFROM x:${A:-one}\nFROM ${C-y}:${B:-three}-slim\nFROM z:$B\n";
+        assert_eq!(base_images(dockerfile), ["x:one", "y:two-slim", "z:two"]);
     }
 
     #[test]

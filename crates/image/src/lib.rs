@@ -9,6 +9,7 @@
 mod archive;
 mod builder;
 mod command;
+mod confinement;
 mod container;
 mod container_config;
 mod disk;
@@ -22,6 +23,7 @@ mod leftovers;
 mod machines;
 mod output;
 mod request;
+mod run_flags;
 mod settings;
 mod storage;
 

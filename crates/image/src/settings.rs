@@ -121,7 +121,9 @@ pub enum GuestAssetsError {
         source: std::io::Error,
     },
     /// Not what it should be.
-    #[error("{path} does not describe a guest; make the guest's files anew with scripts/build-guest")]
+    #[error(
+        "{path} does not describe a guest; make the guest's files anew with scripts/build-guest"
+    )]
     Malformed {
         /// The file.
         path: PathBuf,

@@ -288,3 +288,54 @@ async fn a_sweep_removes_what_a_crash_left() {
     ground.builder(ground.settings(), &[]).sweep().await;
     ground.assert_nothing_left();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_mounts_its_way_out_finds_neither_the_host_nor_other_builds() {
+    let Some(ground) = ground() else { return };
+    let outside = tempfile::tempdir().unwrap();
+    let planted = outside.path().join("planted");
+    // CVE-2024-1753 and CVE-2024-9675, as they are known.
+    let link = "FROM $BASE AS base\nRUN ln -s / /out\nFROM $BASE\n\
+        RUN --mount=type=bind,from=base,source=/out,target=/y,rw=true ls /y\nCMD [\"x\"]";
+    let cache = format!(
+        "FROM $BASE\nRUN --mount=type=cache,id=../../../../../../..{},target=/x,uid=1000000,gid=1000000 ls /x\nCMD [\"x\"]",
+        planted.display()
+    );
+    for text in [link, cache.as_str()] {
+        let text = text.replace("$BASE", BASE);
+        let failure = ground.build(&[("Dockerfile", &text)]).await.unwrap_err();
+        assert_eq!(failure.code, FailureCode::ContainerBuildFailed);
+        assert!(
+            failure
+                .sentence
+                .contains("A RUN instruction of the Dockerfile"),
+            "{failure}"
+        );
+    }
+    assert!(!planted.exists());
+
+    // A base image brings its instructions along.
+    ground.buildah(&["from", "--name", "trigger", "scratch"]);
+    let trigger = "RUN --mount=type=cache,id=../x,target=/x ls";
+    ground.buildah(&["config", "--onbuild", trigger, "trigger"]);
+    ground.buildah(&[
+        "commit",
+        "--format",
+        "docker",
+        "--rm",
+        "trigger",
+        "localhost/trigger",
+    ]);
+    let failure = ground
+        .build(&[("Dockerfile", "FROM localhost/trigger\nCMD [\"x\"]")])
+        .await
+        .unwrap_err();
+    assert!(
+        failure
+            .sentence
+            .contains("of the base image localhost/trigger"),
+        "{failure}"
+    );
+    ground.buildah(&["rmi", "--force", "localhost/trigger"]);
+    ground.assert_nothing_left();
+}
