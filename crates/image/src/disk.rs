@@ -178,9 +178,11 @@ fn contents(tree: &Path, first_id: u32) -> std::io::Result<Contents> {
             return false;
         }
         contents.inodes += 1;
-        contents.block_bytes += metadata.len().div_ceil(4096) * 4096;
+        // A sparse file says what it likes, on some file systems up to 2^63 bytes.
+        let blocks = metadata.len().div_ceil(4096).saturating_mul(4096);
+        contents.block_bytes = contents.block_bytes.saturating_add(blocks);
         if !metadata.is_dir() {
-            contents.bytes += metadata.len();
+            contents.bytes = contents.bytes.saturating_add(metadata.len());
         }
         if metadata.is_file()
             && let Err(error) = adopt_capabilities(path, first_id)

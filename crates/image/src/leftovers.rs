@@ -1,13 +1,15 @@
 //! What a build has made and must not leave behind, however it ends: with a success, with a failure,
 //! or because nobody waits for it any more.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use colibri_hypervisor::{Machine, MachineRecord};
 use colibri_network::Slot;
 use tokio_util::task::TaskTracker;
 
+use crate::command::{CommandError, HostCommand};
 use crate::request::{BuildFailure, Progress};
 
 /// A machine of the build.
@@ -98,31 +100,37 @@ impl Leftovers {
     }
 }
 
-/// Removes directories and what is in them; those that are gone are no error.
+/// Bound for removing a tree.
+const REMOVAL_TIME: Duration = Duration::from_secs(600);
+
+/// Removes a directory and what is in it; one that is gone is no error.
 pub(crate) async fn remove_directory(path: PathBuf) {
-    if let Err(error) = tokio::fs::remove_dir_all(&path).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
+    if let Err(error) = remove(std::slice::from_ref(&path)).await {
         tracing::warn!(%error, path = %path.display(), "could not remove a build's directory");
     }
 }
 
 /// Empties a directory and keeps it.
 pub(crate) async fn empty_directory(path: PathBuf) {
-    let emptied = tokio::task::spawn_blocking(move || {
-        for entry in std::fs::read_dir(&path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        Ok::<(), std::io::Error>(())
+    let listed = std::fs::read_dir(&path).map(|entries| {
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths.collect::<Vec<_>>()
     });
-    match emptied.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "could not empty the directory of a failed build"),
-        Err(error) => tracing::error!(%error, "emptying the directory of a failed build failed"),
+    let failed = match listed {
+        Ok(paths) if paths.is_empty() => return,
+        Ok(paths) => remove(&paths).await.err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(error) = failed {
+        tracing::warn!(error, "could not empty the directory of a failed build");
     }
+}
+
+/// By `rm`, which takes trees of any depth: a build's steps can make them deeper than this process has
+/// descriptors, or room on its stack.
+async fn remove(paths: &[PathBuf]) -> Result<(), CommandError> {
+    let removed = HostCommand::new("rm", Path::new("/"))
+        .args(["-rf", "--one-file-system", "--"])
+        .args(paths);
+    removed.output(REMOVAL_TIME).await.map(drop)
 }
