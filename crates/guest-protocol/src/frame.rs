@@ -76,7 +76,7 @@ impl TryFrom<u8> for FrameKind {
 #[must_use]
 pub fn header(kind: FrameKind, length: usize) -> [u8; HEADER_LENGTH] {
     assert!(
-        length <= MAX_PAYLOAD,
+        length <= kind.limit(),
         "a frame's sender splits its payload first"
     );
     #[expect(
@@ -136,6 +136,16 @@ mod tests {
             parse_header(header(FrameKind::Stderr, 70_000)),
             Ok((FrameKind::Stderr, 70_000))
         );
+    }
+
+    #[test]
+    fn a_payload_of_every_kinds_limit_can_be_framed() {
+        for kind in [FrameKind::Request, FrameKind::Response, FrameKind::Stdout] {
+            assert_eq!(
+                parse_header(header(kind, kind.limit())),
+                Ok((kind, kind.limit()))
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The messages of the control channel, as JSON inside frames.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A request of the host, with the number under which its [`Response`] comes back.
@@ -92,7 +94,7 @@ pub struct HelloAnswer {
 }
 
 /// The application as the container image and the image version describe it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ApplicationSpec {
     /// Entry point and command, at least one element. Looked up in the `PATH` of `environment`
     /// inside the root file system when it holds no slash.
@@ -112,7 +114,7 @@ pub struct ApplicationSpec {
 }
 
 /// What makes a machine itself after a restore.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
     /// The MicroVM's id, for the agent's log.
     pub microvm_id: String,
@@ -129,7 +131,7 @@ pub struct Identity {
 }
 
 /// One call of a lifecycle hook.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct HookCall {
     /// TCP port of the application's hook server.
     pub port: u16,
@@ -189,4 +191,38 @@ pub enum Event {
 pub struct ApplicationExit {
     /// Exit code; 128 plus the signal's number where a signal ended it, as a shell reports it.
     pub code: i32,
+}
+
+// What may be secret (variables, payloads, entropy) is not shown by `Debug`, which logs may use.
+
+impl fmt::Debug for ApplicationSpec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ApplicationSpec")
+            .field("arguments", &self.arguments.len())
+            .field("environment", &self.environment.len())
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Identity")
+            .field("microvm_id", &self.microvm_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HookCall {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("HookCall")
+            .field("port", &self.port)
+            .field("path", &self.path)
+            .field("body", &self.body.as_ref().map(String::len))
+            .field("timeout_ms", &self.timeout_ms)
+            .finish_non_exhaustive()
+    }
 }

@@ -8,6 +8,7 @@ use rand::random;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frames::FrameReader;
+use super::session::tamed;
 use super::{ClientError, request_frame};
 use crate::frame::{FrameKind, HEADER_LENGTH, MagicFinder, parse_header};
 use crate::message::{Answer, Call, Hello, HelloAnswer, Request, Response};
@@ -41,7 +42,8 @@ where
         .map_err(|error| broken(&error))?;
     stream.flush().await.map_err(|error| broken(&error))?;
 
-    let (hello, rest) = Search::new(session).run(stream).await?;
+    let (mut hello, rest) = Search::new(session).run(stream).await?;
+    hello.agent_version = tamed(&hello.agent_version);
     // Versions after 1 come with the code that speaks them.
     if hello.protocol_version == 0 || hello.protocol_version > PROTOCOL_VERSION {
         return Err(ClientError::UnknownVersion {

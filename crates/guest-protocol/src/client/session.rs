@@ -10,7 +10,7 @@ use tracing::debug;
 use super::frames::{Frame, FrameReader, StreamError};
 use super::{ClientError, GuestEvent, MAX_CALLS};
 use crate::frame::FrameKind;
-use crate::message::{AgentFailure, Answer, Event, Response};
+use crate::message::{AgentFailure, Answer, Event, HookOutcome, Response};
 
 /// Output held for a reader that is busy, bytes. Beyond it the stream is left unread, or, while a
 /// call waits for its answer, output is dropped.
@@ -183,15 +183,22 @@ fn in_words(error: &StreamError) -> String {
 fn take(shared: &Shared, frame: Frame) -> Result<Option<GuestEvent>, String> {
     match frame.kind {
         FrameKind::Response => {
-            let response = serde_json::from_slice(&frame.payload)
-                .map_err(|bad| format!("the guest sent an answer that cannot be read: {bad}"))?;
+            let mut response: Response = serde_json::from_slice(&frame.payload).map_err(|bad| {
+                let bad = tamed(&bad.to_string());
+                format!("the guest sent an answer that cannot be read: {bad}")
+            })?;
+            tame(&mut response);
             shared.answer(response);
             Ok(None)
         }
         FrameKind::Event => match serde_json::from_slice(&frame.payload) {
             Ok(event) => Ok(Some(GuestEvent::Event(event))),
             Err(bad) => {
-                debug!(%bad, "the guest's agent sent an event that this host does not know");
+                let bad = tamed(&bad.to_string());
+                debug!(
+                    bad,
+                    "the guest's agent sent an event that this host does not know"
+                );
                 Ok(None)
             }
         },
@@ -199,6 +206,29 @@ fn take(shared: &Shared, frame: Frame) -> Result<Option<GuestEvent>, String> {
         FrameKind::Stderr => Ok(Some(GuestEvent::Stderr(frame.payload))),
         FrameKind::Request => Err("the guest sent a request, which only a host does".to_owned()),
     }
+}
+
+/// Longest text of a guest that is repeated, characters.
+const MAX_TEXT: usize = 2000;
+
+/// Bounds the words that a guest puts into an answer: they end up in states' reasons and in logs.
+fn tame(response: &mut Response) {
+    match &mut response.result {
+        Err(AgentFailure { attempted, reason }) => {
+            *attempted = tamed(attempted);
+            *reason = tamed(reason);
+        }
+        Ok(Answer::Hook(HookOutcome::Broken { reason })) => *reason = tamed(reason),
+        Ok(_) => {}
+    }
+}
+
+/// A guest's text in one line, without control characters, and not too long.
+pub(super) fn tamed(text: &str) -> String {
+    let plain = text.chars().take(MAX_TEXT);
+    plain
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
 }
 
 /// What waits for the reader of the events.
