@@ -1,16 +1,19 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup guest build lint bench kvm-lab example clean
+.PHONY: help demo test conformance setup guest build lint bench kvm-lab example clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Set the machine up, build Colibri, and watch it work
 	@scripts/demo
 
 test: ## Set the machine up, lint, run every test
 	@scripts/test
+
+conformance: ## Drive every operation with the AWS CLI, boto3, the JavaScript and the Rust SDK
+	@scripts/conformance
 
 setup: ## Install what is missing, prepare the guest's kernel and initramfs
 	@scripts/setup

@@ -1,0 +1,197 @@
+//! The whole API without a machine: the real HTTP front, signatures, store, object store and logs, over
+//! the simulated world of the testkit. Images are built and MicroVMs run in milliseconds, so that any
+//! client can be tried against every operation. Nothing answers at an endpoint: there is no ingress.
+//!
+//! ```sh
+//! cargo run -p colibri-server --example simulated -- DIR
+//! ```
+//!
+//! Prints `ready api=http://ADDRESS data=DIR` and serves until SIGTERM or SIGINT. `DIR` is used as
+//! `colibri serve` uses its own: state is kept there, credentials are made there. Some limits are low,
+//! so that a client can come upon them.
+#![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+use std::error::Error;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use colibri_control::{Clock, Control, EndpointForm, LogSink, MintFailure, Parts, Settings};
+use colibri_iam::{Credential, CredentialSource};
+use colibri_logs::{GroupName, Logs, StreamName};
+use colibri_objects::{Objects, SecretKeys};
+use colibri_server::{Front, Listener};
+use colibri_store::Store;
+use colibri_testkit::World;
+use colibri_wire::id::place::{Account, Place, Region};
+use colibri_wire::id::port::{AllowedPorts, PortSpecification};
+use colibri_wire::page::PageKey;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const REGION: &str = "us-east-1";
+const ACCOUNT: &str = "000000000000";
+/// Most images, low enough to be reached (`ServiceQuotaExceededException`).
+const MAX_IMAGES: usize = 6;
+/// Most running MicroVMs, low enough to be reached (`InsufficientCapacityException`).
+const MAX_RUNNING: u32 = 4;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+    let directory = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: simulated DIR")?);
+    std::fs::create_dir_all(&directory)?;
+    let key = Arc::new(RootKey(colibri_iam::root::open(
+        &directory, REGION, ACCOUNT,
+    )?));
+    let objects = Objects::open(
+        &directory.join("objects"),
+        Arc::clone(&key) as _,
+        colibri_objects::Settings::new(REGION),
+    )?;
+    let logs = Logs::open(&directory.join("logs"), colibri_logs::Settings::default())?;
+    let control = control(&directory, logs.clone()).await?;
+    let front = Front::new(
+        Arc::clone(&control),
+        objects.service(),
+        logs,
+        key,
+        REGION.to_owned(),
+    );
+    let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    println!(
+        "ready api=http://{} data={}",
+        listener.address(),
+        directory.display()
+    );
+    let shutdown = CancellationToken::new();
+    tokio::join!(
+        listener.serve(Arc::new(front), shutdown.clone()),
+        stop(shutdown)
+    );
+    control.shutdown().await;
+    Ok(())
+}
+
+async fn control(directory: &Path, logs: Logs) -> Result<Arc<Control>, Box<dyn Error>> {
+    let world = World::new();
+    let place = Place {
+        region: Region::parse(REGION)?,
+        account: Account::parse(ACCOUNT)?,
+    };
+    let endpoint = EndpointForm::UnderDomain("microvm.localhost:8443".to_owned());
+    // The key of list tokens protects nothing here, where every state ends with its directory.
+    let mut settings = Settings::new(place, directory.to_owned(), endpoint, PageKey::new([7; 32]));
+    settings.max_images = MAX_IMAGES;
+    settings.max_running = MAX_RUNNING;
+    let parts = Parts {
+        settings,
+        store: Store::open(directory.join("state.db")).await?,
+        vmm: world.vmm(),
+        network: world.network(),
+        builder: world.builder(),
+        logs: Arc::new(Output(logs)),
+        tokens: Arc::new(Tokens(colibri_ingress::TokenMint::open(
+            directory,
+            SystemTime::now(),
+        )?)),
+        clock: Clock::system(),
+    };
+    Ok(Control::start(parts).await?)
+}
+
+async fn stop(shutdown: CancellationToken) {
+    if let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    shutdown.cancel();
+}
+
+struct RootKey(Credential);
+
+impl CredentialSource for RootKey {
+    fn credential(&self, access_key_id: &str) -> Option<Credential> {
+        self.0.credential(access_key_id)
+    }
+}
+
+impl SecretKeys for RootKey {
+    fn secret_key(&self, access_key_id: &str) -> Option<String> {
+        self.credential(access_key_id)
+            .map(|credential| credential.secret.expose().to_owned())
+    }
+}
+
+struct Output(Logs);
+
+#[async_trait]
+impl LogSink for Output {
+    async fn append(&self, group: &str, stream: &str, events: Vec<(i64, String)>) {
+        let (Ok(group), Ok(stream)) = (GroupName::parse(group), StreamName::parse(stream)) else {
+            return;
+        };
+        if let Ok(mut writer) = self.0.writer(&group, &stream) {
+            for (time, line) in events {
+                writer.append(time, format!("{line}\n").as_bytes()).await;
+            }
+        }
+    }
+}
+
+/// The ingress's own tokens, so that clients see what they will see.
+struct Tokens(colibri_ingress::TokenMint);
+
+impl colibri_control::TokenMint for Tokens {
+    fn endpoint_token(
+        &self,
+        microvm_id: &str,
+        ports: &AllowedPorts,
+        minutes: u32,
+    ) -> Result<String, MintFailure> {
+        let now = SystemTime::now();
+        self.0
+            .mint(microvm_id, &allowed(ports), lifetime(minutes), now)
+            .map_err(|error| failed(&error))
+    }
+
+    fn shell_token(&self, microvm_id: &str, minutes: u32) -> Result<String, MintFailure> {
+        self.0
+            .mint_shell(microvm_id, lifetime(minutes), SystemTime::now())
+            .map_err(|error| failed(&error))
+    }
+}
+
+fn allowed(ports: &AllowedPorts) -> colibri_ingress::AllowedPorts {
+    let mut ranges = Vec::new();
+    for specification in ports.specifications() {
+        let (first, last) = match *specification {
+            PortSpecification::AllPorts(_) => return colibri_ingress::AllowedPorts::All,
+            PortSpecification::Port(port) => (port, port),
+            PortSpecification::Range(range) => (range.start_port, range.end_port),
+        };
+        ranges.extend(colibri_ingress::PortRange::new(first, last));
+    }
+    colibri_ingress::AllowedPorts::ranges(ranges)
+}
+
+fn lifetime(minutes: u32) -> Duration {
+    Duration::from_secs(u64::from(minutes) * 60)
+}
+
+fn failed(error: &impl ToString) -> MintFailure {
+    MintFailure {
+        reason: error.to_string(),
+    }
+}
