@@ -1,7 +1,7 @@
 //! The front: which service a request is for, who signed it, and its id.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use colibri_control::Control;
@@ -24,6 +24,9 @@ use crate::{lambda, sts};
 
 /// Longest body of an API call, bytes: the largest is a hundred environment variables of 4 KiB.
 const MAX_BODY: usize = 1024 * 1024;
+
+/// For a request's body to arrive; nobody has signed anything before it has.
+const BODY_BOUND: Duration = Duration::from_secs(60);
 
 /// First segments of the paths of the API, for requests that carry no signature to tell by.
 const API_PATHS: [&str; 4] = ["2025-09-09", "2026-04-04", "2017-03-31", "colibri"];
@@ -100,7 +103,15 @@ impl Front {
         body: Incoming,
         request_id: &str,
     ) -> Response<AnswerBody> {
-        let body = match Limited::new(body, MAX_BODY).collect().await {
+        let whole = tokio::time::timeout(BODY_BOUND, Limited::new(body, MAX_BODY).collect());
+        let Ok(whole) = whole.await else {
+            let message = format!(
+                "the request's body took more than {} s",
+                BODY_BOUND.as_secs()
+            );
+            return refusal(408, "RequestTimeoutException", &message);
+        };
+        let body = match whole {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
                 let message = format!("the request's body exceeds {MAX_BODY} bytes");

@@ -7,6 +7,7 @@
 
 mod answer;
 mod front;
+mod idle;
 mod lambda;
 mod listen;
 mod logs;

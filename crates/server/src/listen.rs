@@ -15,12 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::front::Front;
+use crate::idle::{Traffic, idle};
 
 /// Connections open at once; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// For a client to send the head of a request.
 const HEADER_BOUND: Duration = Duration::from_secs(30);
+
+/// How long a connection may be open without a request. Clients that keep theirs open for the next one
+/// make a new one when it is closed.
+const IDLE_BOUND: Duration = Duration::from_secs(60);
 
 /// For requests in flight to finish once the server is told to stop.
 const DRAIN_BOUND: Duration = Duration::from_secs(10);
@@ -93,21 +98,30 @@ impl Listener {
             };
             let _ = stream.set_nodelay(true);
             let front = Arc::clone(&front);
+            let (traffic, counted) = Traffic::new();
             let service = service_fn(move |request| {
                 let front = Arc::clone(&front);
-                async move { Ok::<_, Infallible>(front.answer(request).await) }
+                let in_flight = traffic.begin();
+                async move {
+                    let answer = front.answer(request).await;
+                    Ok::<_, Infallible>(in_flight.until_sent(answer))
+                }
             });
             let connection = server
                 .serve_connection(TokioIo::new(stream), service)
                 .into_owned();
             let watched = graceful.watch(connection);
             tokio::spawn(async move {
-                if let Err(error) = watched.await {
-                    debug!(error, "a connection to the API ended early");
+                tokio::select! {
+                    served = watched => if let Err(error) = served {
+                        debug!(error, "a connection to the API ended early");
+                    },
+                    () = idle(counted, IDLE_BOUND) => debug!("an idle connection to the API is closed"),
                 }
                 drop(permit);
             });
         }
+        front.end_streams();
         let _ = tokio::time::timeout(DRAIN_BOUND, graceful.shutdown()).await;
     }
 }
