@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -193,6 +193,10 @@ fn take_directory(data: &Path) -> Result<File, ServeError> {
         .mode(0o700)
         .create(data);
     made.map_err(ServeError::io("make the data directory", data))?;
+    // One that was there may be open to others, and what is below relies on its being closed: bases can be
+    // read by any user who reaches them.
+    fs::set_permissions(data, fs::Permissions::from_mode(0o700))
+        .map_err(ServeError::io("close to other users", data))?;
     let path = data.join("lock");
     let lock = File::options()
         .create(true)
@@ -369,5 +373,27 @@ async fn wait_for_stop() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::take_directory;
+
+    #[test]
+    fn a_data_directory_that_was_open_to_others_is_closed_and_taken_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
+        let _lock = take_directory(&data).unwrap();
+        assert_eq!(
+            fs::metadata(&data).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        assert!(take_directory(&data).is_err());
     }
 }
