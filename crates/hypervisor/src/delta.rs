@@ -323,7 +323,7 @@ fn damaged(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::{DeltaWriter, PAGE_SIZE, is_zero, read};
-    use std::io::{Seek, SeekFrom, Write};
+    use std::io::{Read, Seek, SeekFrom, Write};
 
     fn pages(content: &[u8]) -> Vec<u8> {
         content
@@ -378,5 +378,54 @@ mod tests {
         assert!(is_zero(&page));
         page[PAGE_SIZE - 1] = 1;
         assert!(!is_zero(&page));
+    }
+
+    /// Numbers from a fixed seed (xorshift).
+    fn numbers() -> impl FnMut(usize) -> usize {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_file_damaged_anywhere_is_refused_or_has_another_checksum_and_stays_within_memory() {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = DeltaWriter::new(file.try_clone().unwrap()).unwrap();
+        let memory = pages(&[1, 0, 3, 4, 0, 6, 7, 7]);
+        writer
+            .add(0, &memory, &pages(&[0, 1, 3, 0, 2, 2, 7, 0]))
+            .unwrap();
+        let summary = writer.finish().unwrap();
+        let mut whole = Vec::new();
+        let mut written = file;
+        written.rewind().unwrap();
+        written.read_to_end(&mut whole).unwrap();
+        let mut number = numbers();
+        for round in 0..3000 {
+            let mut bytes = whole.clone();
+            // Half of the rounds aim at the index and the footer, which say where everything else is.
+            let from = if round % 2 == 0 { bytes.len() - 120 } else { 0 };
+            for _ in 0..=number(3) {
+                let at = from + number(bytes.len() - from);
+                bytes[at] = [0, 1, 0x7f, 0xff, u8::try_from(number(256)).unwrap()][number(5)];
+            }
+            if number(4) == 0 {
+                bytes.truncate(number(bytes.len()));
+            }
+            if bytes == whole {
+                continue;
+            }
+            let mut damaged = tempfile::tempfile().unwrap();
+            damaged.write_all(&bytes).unwrap();
+            let read = read(damaged, 8, |first, content| {
+                assert!(first + (content.len() / PAGE_SIZE) as u64 <= 8);
+                Ok(())
+            });
+            assert!(read.is_err() || read.unwrap() != summary.blake3);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! in place. Which order is safe against a crash at any point is decided here.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
@@ -25,6 +25,9 @@ const MEMORY_DELTA_NEXT: &str = "memory.next";
 
 /// Room that devices' state needs at most, bytes; it takes 55 to 100 KB.
 const DEVICES_ROOM: u64 = 1024 * 1024;
+
+/// Longest devices' state that is taken from a process, bytes.
+const MOST_DEVICES: u64 = 64 * 1024 * 1024;
 
 impl QemuMachine {
     /// Puts the pages of a suspension in place, checking them.
@@ -91,7 +94,7 @@ impl QemuMachine {
             let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
             let summary = memory.write_delta(&File::open(base.join(MEMORY_BASE))?, delta)?;
             let captured = Instant::now();
-            let state = fs::read(directory.join(DEVICES_NEXT))?;
+            let state = read_devices(&directory.join(DEVICES_NEXT))?;
             let manifest = SuspensionManifest {
                 format_version: FORMAT_VERSION,
                 base: base_hash,
@@ -191,6 +194,20 @@ pub(super) fn gather(own: &Path, directory: &Path, root_disk: &Path) -> io::Resu
     Ok(())
 }
 
+/// Devices' state as the process left it. The file is the process's own: one that was taken over can make
+/// it as long as it likes.
+fn read_devices(path: &Path) -> io::Result<Vec<u8>> {
+    let mut state = Vec::new();
+    let read = File::open(path)?
+        .take(MOST_DEVICES + 1)
+        .read_to_end(&mut state)?;
+    if read as u64 > MOST_DEVICES {
+        let reason = format!("the devices' state is longer than {MOST_DEVICES} bytes");
+        return Err(io::Error::new(ErrorKind::InvalidData, reason));
+    }
+    Ok(state)
+}
+
 /// An empty file for a guest's memory or registers: the daemon's alone.
 fn create(path: &Path) -> io::Result<File> {
     remove_if_there(path)?;
@@ -224,4 +241,22 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::{MOST_DEVICES, read_devices};
+
+    #[test]
+    fn an_endless_devices_state_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("devices.next");
+        let file = File::create(&path).unwrap();
+        file.set_len(1000).unwrap();
+        assert_eq!(read_devices(&path).unwrap().len(), 1000);
+        file.set_len(MOST_DEVICES * 10_000).unwrap();
+        assert!(read_devices(&path).is_err());
+    }
 }
