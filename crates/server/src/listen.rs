@@ -121,7 +121,6 @@ impl Listener {
                 drop(permit);
             });
         }
-        front.end_streams();
         let _ = tokio::time::timeout(DRAIN_BOUND, graceful.shutdown()).await;
     }
 }
