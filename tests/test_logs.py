@@ -172,6 +172,45 @@ def aws(daemon, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+def test_the_cli_prints_live_what_an_application_prints(daemon, microvm):
+    """`start-live-tail` is what the CLI's first version has; `logs tail` is in its second only."""
+    command = ["aws", "logs", "start-live-tail", "--log-group-identifiers", group_arn(group_of("probe"))]
+    environment = {**os.environ, **daemon.environment, "AWS_DISABLE_HOST_PREFIX_INJECTION": "true"}
+    tail = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    # A CLI that prints nothing is ended, which ends the reading of its lines.
+    watchdog = threading.Timer(LIVE_SECONDS * 2, os.killpg, (tail.pid, signal.SIGKILL))
+    watchdog.start()
+    finished = threading.Event()
+
+    def ask():
+        number = 0
+        while not finished.wait(0.5):
+            microvm.get(f"/missing-live-{number}", expect=404)
+            number += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        printed = []
+        for line in tail.stdout:
+            printed.append(line)
+            if len([line for line in printed if "/missing-live-" in line]) >= 5:
+                break
+        else:
+            raise AssertionError(f"the CLI ended: {printed}")
+    finally:
+        finished.set()
+        asking.join()
+        watchdog.cancel()
+        os.killpg(tail.pid, signal.SIGKILL)
+        tail.wait()
+        tail.stdout.close()
+    numbers = [int(line.split("/missing-live-")[1].split()[0]) for line in printed if "/missing-live-" in line]
+    assert numbers == list(range(numbers[0], numbers[0] + 5))
+
+
 def test_the_cli_lists_and_reads(daemon, logs, microvm):
     microvm.get("/")
     group = group_of("probe")

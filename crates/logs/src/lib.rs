@@ -124,6 +124,13 @@ impl Subscription {
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }
+
+    /// Whether something was written since the last call, without waiting. `None` when the group is
+    /// gone.
+    pub fn take_change(&mut self) -> Option<bool> {
+        self.0.has_changed().ok()?;
+        Some(self.0.borrow_and_update().has_changed())
+    }
 }
 
 impl Logs {

@@ -67,6 +67,11 @@ impl Front {
         }
     }
 
+    /// Ends the answers that would go on until their clients leave.
+    pub(crate) fn end_streams(&self) {
+        self.logs.end_streams();
+    }
+
     /// Answers one request, whatever it is.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let request_id = Uuid::new_v4().to_string();

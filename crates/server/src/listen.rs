@@ -121,6 +121,7 @@ impl Listener {
                 drop(permit);
             });
         }
+        front.end_streams();
         let _ = tokio::time::timeout(DRAIN_BOUND, graceful.shutdown()).await;
     }
 }

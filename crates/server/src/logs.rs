@@ -4,9 +4,11 @@
 //! Operations that write events are not served: what logs here is Colibri itself.
 
 mod checks;
+mod event_stream;
 mod events;
 mod fault;
 mod groups;
+mod live_tail;
 mod pattern;
 mod place;
 mod retention;
@@ -29,6 +31,7 @@ use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
 use fault::LogsFault;
+use live_tail::LiveTails;
 use place::LogsPlace;
 
 /// Beginning of `X-Amz-Target`, as the published model of CloudWatch Logs has it.
@@ -47,6 +50,7 @@ pub(crate) struct LogsApi {
     logs: Logs,
     region: String,
     readers: Arc<Semaphore>,
+    tails: LiveTails,
 }
 
 /// What a call works with.
@@ -61,7 +65,13 @@ impl LogsApi {
             logs,
             region,
             readers: Arc::new(Semaphore::new(READERS)),
+            tails: LiveTails::new(),
         }
+    }
+
+    /// Ends the answers that go on until their clients leave.
+    pub(crate) fn end_streams(&self) {
+        self.tails.end();
     }
 
     /// Answers one call.
@@ -79,6 +89,9 @@ impl LogsApi {
             place: LogsPlace::new(&self.region, &identity.account),
         };
         let outcome = match operation.clone() {
+            Some(operation) if operation == "StartLiveTail" => {
+                self.tails.start(call, body, request_id).await
+            }
             Some(operation) => self.perform(call, operation, body).await,
             None => Err(LogsFault::UnknownOperation),
         };

@@ -14,10 +14,13 @@ pub(crate) enum LogsFault {
     /// `X-Amz-Target` names no operation that is served.
     #[error(
         "Colibri serves these operations of CloudWatch Logs: DescribeLogGroups, CreateLogGroup, DeleteLogGroup, \
-         DescribeLogStreams, CreateLogStream, DeleteLogStream, GetLogEvents, FilterLogEvents, \
+         DescribeLogStreams, CreateLogStream, DeleteLogStream, GetLogEvents, FilterLogEvents, StartLiveTail, \
          PutRetentionPolicy, DeleteRetentionPolicy, ListTagsForResource, ListTagsLogGroup"
     )]
     UnknownOperation,
+    /// Nobody else can be told of events live.
+    #[error("{0} live tail sessions are open, which is the most; end one")]
+    TooManySessions(usize),
     /// From the logs themselves.
     #[error("{0}")]
     Logs(#[from] LogsError),
@@ -47,6 +50,7 @@ impl LogsFault {
             Self::Invalid(_) | Self::Logs(LogsError::InvalidToken) => "InvalidParameterException",
             Self::Serialization(_) => "SerializationException",
             Self::UnknownOperation => "UnknownOperationException",
+            Self::TooManySessions(_) => "LimitExceededException",
             Self::Logs(LogsError::NoSuchGroup { .. } | LogsError::NoSuchStream { .. }) => {
                 "ResourceNotFoundException"
             }

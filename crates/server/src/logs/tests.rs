@@ -1,12 +1,15 @@
 //! The operations on logs of the test's own, as bytes in and bytes out.
 
-use colibri_logs::{Logs, Settings};
+use colibri_logs::{GroupName, Logs, Settings};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fault::LogsFault;
+use super::live_tail::LiveTails;
 use super::place::LogsPlace;
 use super::{Call, answer_operation};
+use crate::answer::AnswerBody;
 
 const GROUP: &str = "/aws/lambda-microvms/image";
 
@@ -29,12 +32,30 @@ impl World {
 
     async fn write(&self, stream: &str, time: i64, lines: &str) {
         let (group, stream) = (
-            colibri_logs::GroupName::parse(GROUP).unwrap(),
+            GroupName::parse(GROUP).unwrap(),
             colibri_logs::StreamName::parse(stream).unwrap(),
         );
         let mut writer = self.call.logs.writer(&group, &stream).unwrap();
         writer.append(time, lines.as_bytes()).await;
         writer.finish().await;
+    }
+
+    async fn tail(&self, tails: &LiveTails, more: Value) -> Listening {
+        let arn = self.call.place.group_arn(&GroupName::parse(GROUP).unwrap());
+        let mut request = json!({"logGroupIdentifiers": [arn]});
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let call = Call {
+            logs: self.call.logs.clone(),
+            place: self.call.place.clone(),
+        };
+        let started = tails.start(call, request.to_string().into(), "id").await;
+        let mut listening = Listening(started.unwrap().into_body());
+        listening.hears("initial-response").await;
+        listening.hears("sessionStart").await;
+        listening
     }
 
     fn ask(&self, operation: &str, request: &Value) -> Result<Value, LogsFault> {
@@ -48,6 +69,29 @@ impl World {
 
     fn refusal(&self, operation: &str, request: &Value) -> &'static str {
         self.ask(operation, request).unwrap_err().wire_name()
+    }
+}
+
+/// The client's end of a live tail.
+struct Listening(AnswerBody);
+
+impl Listening {
+    /// The next message, without what surrounds its text; `None` at the end.
+    async fn message(&mut self) -> Option<String> {
+        let frame = self.0.frame().await?.unwrap();
+        Some(String::from_utf8_lossy(frame.data_ref().unwrap()).into_owned())
+    }
+
+    /// The messages up to the one with a text; one comes every second.
+    async fn hears(&mut self, text: &str) -> String {
+        let mut heard = String::new();
+        for _ in 0..10 {
+            heard += &self.message().await.expect(text);
+            if heard.contains(text) {
+                return heard;
+            }
+        }
+        panic!("not heard: {text}; but {heard}");
     }
 }
 
@@ -272,4 +316,95 @@ fn what_is_wrong_is_refused_by_its_name() {
     let faulty = answer_operation(&world.call, "DescribeLogGroups", b"[1").unwrap_err();
     assert_eq!(faulty.wire_name(), "SerializationException");
     assert!(answer_operation(&world.call, "DescribeLogGroups", b"").is_ok());
+}
+
+#[tokio::test]
+async fn a_live_tail_tells_what_is_written_from_now_on_also_to_new_streams() {
+    let world = World::new();
+    world.write("old", 1_000, "before\n").await;
+    let tails = LiveTails::new();
+    let mut all = world.tail(&tails, json!({})).await;
+    let mut some = world
+        .tail(
+            &tails,
+            json!({"logStreamNamePrefixes": ["n"], "logEventFilterPattern": "-two"}),
+        )
+        .await;
+    world.write("old", 2_000, "one\n").await;
+    world.write("new", 3_000, "two\nthree\n").await;
+    let heard = all.hears("three").await;
+    assert!(
+        heard.contains("one") && !heard.contains("before"),
+        "{heard}"
+    );
+    let heard = some.hears("three").await;
+    assert!(!heard.contains("one") && !heard.contains("two"), "{heard}");
+    assert!(heard.contains("\"logStreamName\":\"new\""), "{heard}");
+}
+
+#[tokio::test]
+async fn a_live_tail_gives_every_event_of_a_burst_in_updates_of_five_hundred() {
+    let world = World::new();
+    world.write("s", 1_000, "before\n").await;
+    let mut tail = world.tail(&LiveTails::new(), json!({})).await;
+    let lines: String = (0..1_234)
+        .map(|number| format!("line-{number};\n"))
+        .collect();
+    world.write("s", 2_000, &lines).await;
+    let mut told = Vec::new();
+    while told.len() < 1_234 {
+        let message = tail.message().await.unwrap();
+        let update: Vec<&str> = message.split("\"message\":\"").skip(1).collect();
+        assert!(update.len() <= 500);
+        told.extend(
+            update
+                .iter()
+                .map(|rest| rest.split('"').next().unwrap().to_owned()),
+        );
+    }
+    let expected: Vec<String> = (0..1_234).map(|number| format!("line-{number};")).collect();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_live_tail_ends_with_its_group_and_with_the_server() {
+    let world = World::new();
+    world.write("s", 1_000, "before\n").await;
+    let tails = LiveTails::new();
+    let mut one = world.tail(&tails, json!({})).await;
+    world
+        .ask("DeleteLogGroup", &json!({"logGroupName": GROUP}))
+        .unwrap();
+    one.hears("SessionStreamingException").await;
+    assert_eq!(one.message().await, None);
+    world.write("s", 1_000, "again\n").await;
+    let mut other = world.tail(&tails, json!({})).await;
+    tails.end();
+    while other.message().await.is_some() {}
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_live_tails_and_leaving_makes_room() {
+    let world = World::new();
+    world.write("s", 1_000, "before\n").await;
+    let tails = LiveTails::new();
+    let mut open = Vec::new();
+    for _ in 0..15 {
+        open.push(world.tail(&tails, json!({})).await);
+    }
+    let call = || Call {
+        logs: world.call.logs.clone(),
+        place: world.call.place.clone(),
+    };
+    let refused = tails.start(call(), "{}".into(), "id").await.map(|_| ());
+    assert_eq!(refused.unwrap_err().wire_name(), "LimitExceededException");
+    open.pop();
+    let invalid = tails
+        .start(call(), "{\"logGroupIdentifiers\":[]}".into(), "id")
+        .await;
+    assert_eq!(
+        invalid.map(|_| ()).unwrap_err().wire_name(),
+        "InvalidParameterException"
+    );
+    world.tail(&tails, json!({})).await;
 }
