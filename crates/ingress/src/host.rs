@@ -145,4 +145,68 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn no_host_leads_to_a_label_that_it_does_not_end_with() {
+        let domain = Domain::default();
+        // Numbers from a fixed seed (xorshift).
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut number = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        let pieces = [
+            "one",
+            "TWO",
+            ".",
+            "..",
+            "microvm.localhost",
+            "microvm",
+            "localhost",
+            ":8443",
+            "@",
+            "[::1]",
+            "%2e",
+            "\u{130}",
+            "-",
+            "_",
+            "xn--",
+            " ",
+            "\t",
+            ",",
+            "/",
+            "#",
+            "?",
+            "\\",
+        ];
+        for _ in 0..20_000 {
+            let text: String = (0..=number(5))
+                .map(|_| pieces[number(pieces.len())])
+                .collect();
+            let Ok(value) = http::HeaderValue::from_bytes(text.as_bytes()) else {
+                continue;
+            };
+            let mut request = Request::new(());
+            request.headers_mut().insert(HOST, value);
+            let (parts, ()) = request.into_parts();
+            let Ok(authority) = authority(&parts) else {
+                continue;
+            };
+            let host = authority.host();
+            assert!(
+                !host.is_empty() && !authority.as_str().contains(['@', ' ', '/']),
+                "{text}"
+            );
+            if let Ok(Route::Label(label)) = route(host, None, &domain) {
+                let expected = format!("{label}.microvm.localhost");
+                assert_eq!(
+                    host.trim_end_matches('.').to_ascii_lowercase(),
+                    expected.trim_end_matches('.'),
+                    "{text}"
+                );
+            }
+        }
+    }
 }

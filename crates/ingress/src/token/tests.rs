@@ -263,3 +263,43 @@ fn the_key_file_is_private_and_a_damaged_one_is_left_alone() {
         assert_eq!(fs::read_to_string(&path).unwrap(), damage);
     }
 }
+
+/// Numbers from a fixed seed (xorshift).
+fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    }
+}
+
+#[test]
+fn a_token_changed_anywhere_opens_nothing() {
+    let (_directory, mint) = mint();
+    let token = mint
+        .mint("microvm-1", &ports([(80, 80)]), HOUR, noon())
+        .unwrap();
+    let mut number = numbers(0x9e37_79b9_7f4a_7c15);
+    let alphabet = b"ABCabc019-_.=+/ {\x7f\xc3";
+    for _ in 0..5000 {
+        let mut bytes = token.clone().into_bytes();
+        for _ in 0..=number(3) {
+            let at = number(bytes.len());
+            match number(4) {
+                0 => drop(bytes.remove(at)),
+                1 => bytes.insert(at, alphabet[number(alphabet.len())]),
+                2 => bytes.truncate(at.max(8)),
+                _ => bytes[at] = alphabet[number(alphabet.len())],
+            }
+        }
+        let changed = String::from_utf8_lossy(&bytes);
+        if changed != token {
+            assert_eq!(
+                mint.verify(&changed, noon()),
+                Err(TokenRefused::Invalid),
+                "{changed}"
+            );
+        }
+    }
+}
