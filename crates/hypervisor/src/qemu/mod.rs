@@ -17,7 +17,7 @@ mod socket;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,6 +83,9 @@ impl Qemu {
         let has_network = network.is_some();
         let arguments = command_line(&self.installation, id, shape, has_network, &start);
         let attempted = || format!("start QEMU for machine {id}");
+        // The process works in it: open to its user, it would be the way to the machines beside it.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+            .map_err(|source| VmmError::io(attempted(), source))?;
         for (number, name) in [(fd::QMP, QMP_SOCKET), (fd::CONTROL, CONTROL_SOCKET)] {
             let socket = socket::bind(directory, name)
                 .map_err(|source| VmmError::io(attempted(), source))?;

@@ -84,6 +84,20 @@ async fn a_machine_has_its_base_open_for_reading_and_reaches_no_other_file() {
         let opened = opened.unwrap();
         assert!(!opened.status.success() && opened.stdout.is_empty());
     }
+    // Nor does the directory that it works in, or what is beside that.
+    for path in [".", "..", "disk.qcow2"] {
+        let opened = Command::new("setpriv")
+            .arg(format!("--reuid={}", guest.uid))
+            .arg(format!("--regid={}", guest.uid))
+            .args(["--clear-groups", "ls", path])
+            .current_dir(format!("/proc/{pid}/cwd"))
+            .output();
+        let opened = opened.unwrap();
+        assert!(
+            !opened.status.success() && opened.stdout.is_empty(),
+            "{path}"
+        );
+    }
     machine.kill().await.unwrap();
     world.check_base();
 }
