@@ -407,7 +407,8 @@ impl Build<'_> {
         let description = description
             .map_err(|error| BuildFailure::internal("describe the application", &error))?;
         let path = self.request.directory.join(APPLICATION_FILE);
-        let written = tokio::fs::write(path, description).await;
+        let written = tokio::task::spawn_blocking(move || write_private(&path, &description));
+        let written = written.await.unwrap_or_else(|error| Err(error.into()));
         written.map_err(|error| BuildFailure::io("describe the application", &error))
     }
 
@@ -488,4 +489,17 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
+}
+
+/// Writes a file that only its owner may read: an image's variables are its secrets.
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
