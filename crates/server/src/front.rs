@@ -6,11 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use colibri_control::Control;
 use colibri_iam::{
-    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, service_of,
-    verify,
+    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, verify,
 };
 use colibri_logs::Logs;
-use colibri_objects::{ObjectsService, is_s3_request};
+use colibri_objects::ObjectsService;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -20,6 +19,7 @@ use uuid::Uuid;
 
 use crate::answer::{AnswerBody, REQUEST_ID, answer, refusal};
 use crate::logs::{self, LogsApi};
+use crate::service::{service, speaks_query};
 use crate::{lambda, sts};
 
 /// Longest body of an API call, bytes: the largest is a hundred environment variables of 4 KiB.
@@ -27,9 +27,6 @@ const MAX_BODY: usize = 1024 * 1024;
 
 /// For a request's body to arrive; nobody has signed anything before it has.
 const BODY_BOUND: Duration = Duration::from_secs(60);
-
-/// First segments of the paths of the API, for requests that carry no signature to tell by.
-const API_PATHS: [&str; 4] = ["2025-09-09", "2026-04-04", "2017-03-31", "colibri"];
 
 /// Everything behind the API's address.
 pub struct Front {
@@ -76,10 +73,11 @@ impl Front {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let request_id = Uuid::new_v4().to_string();
         let (parts, body) = request.into_parts();
-        let mut response = if self.is_for_objects(&parts) {
+        let service = service(&parts);
+        let mut response = if service == "s3" {
             self.objects.call(Request::from_parts(parts, body)).await
         } else {
-            self.answer_call(parts, body, &request_id).await
+            self.answer_call(&service, parts, body, &request_id).await
         };
         if let Ok(value) = HeaderValue::try_from(&request_id) {
             response.headers_mut().insert(REQUEST_ID, value);
@@ -87,23 +85,10 @@ impl Front {
         response
     }
 
-    fn is_for_objects(&self, parts: &Parts) -> bool {
-        if service_of(parts).is_some() || is_s3_request(parts) {
-            return is_s3_request(parts);
-        }
-        let first = parts
-            .uri
-            .path()
-            .trim_start_matches('/')
-            .split('/')
-            .next()
-            .unwrap_or_default();
-        !API_PATHS.contains(&first)
-    }
-
     /// A call of an API whose requests are small: read, verified, handed over.
     async fn answer_call(
         &self,
+        service: &str,
         parts: Parts,
         body: Incoming,
         request_id: &str,
@@ -130,23 +115,14 @@ impl Front {
                 );
             }
         };
-        let service = service_of(&parts).unwrap_or_else(|| "lambda".to_owned());
-        let identity = match self.identify(&parts, &body, &service) {
+        let identity = match self.identify(&parts, &body, service) {
             Ok(identity) => identity,
             Err(rejection) => {
                 info!(request_id, service, path = parts.uri.path(), %rejection, "refused a request");
-                if service == "logs" {
-                    return logs::refuse(&rejection);
-                }
-                let (status, headers, body) = rejection.render();
-                return answer(
-                    status,
-                    headers.map(|(name, value)| (name, value.to_owned())),
-                    body,
-                );
+                return refuse(service, &rejection, request_id);
             }
         };
-        match service.as_str() {
+        match service {
             "lambda" => lambda::answer_operation(&self.control, &parts, &body, request_id).await,
             "logs" => self.logs.answer(&parts, body, &identity, request_id).await,
             "sts" => sts::answer_action(&body, &identity, request_id),
@@ -158,6 +134,9 @@ impl Front {
                 );
                 let message =
                     format!("Colibri does not serve `{other}`; it serves lambda, s3, logs and sts");
+                if speaks_query(&parts) {
+                    return sts::failure(400, "InvalidAction", &message, request_id);
+                }
                 refusal(404, "UnknownOperationException", &message)
             }
         }
@@ -176,5 +155,21 @@ impl Front {
             self.credentials.as_ref(),
             SystemTime::now(),
         )
+    }
+}
+
+/// The refusal of a signature, in the words of the service that was asked.
+fn refuse(service: &str, rejection: &Rejection, request_id: &str) -> Response<AnswerBody> {
+    match service {
+        "logs" => logs::refuse(rejection),
+        "sts" => sts::refuse(rejection, request_id),
+        _ => {
+            let (status, headers, body) = rejection.render();
+            answer(
+                status,
+                headers.map(|(name, value)| (name, value.to_owned())),
+                body,
+            )
+        }
     }
 }

@@ -11,6 +11,7 @@ mod idle;
 mod lambda;
 mod listen;
 mod logs;
+mod service;
 mod sts;
 
 pub use front::Front;

@@ -1,6 +1,6 @@
 //! The one operation of STS that clients call to learn their account: `GetCallerIdentity`.
 
-use colibri_iam::Identity;
+use colibri_iam::{Identity, Rejection};
 use http::Response;
 
 use crate::answer::{AnswerBody, answer};
@@ -16,14 +16,50 @@ pub(crate) fn answer_action(
     let action = form_urlencoded::parse(body)
         .find(|(key, _)| key == "Action")
         .map(|(_, value)| value);
-    let (status, xml) = match action.as_deref() {
-        Some("GetCallerIdentity") => (200, caller_identity(identity, request_id)),
-        _ => (400, unknown_action(request_id)),
+    match action.as_deref() {
+        Some("GetCallerIdentity") => xml(200, caller_identity(identity, request_id)),
+        _ => failure(
+            400,
+            "InvalidAction",
+            "Colibri serves GetCallerIdentity of STS, and nothing else of it.",
+            request_id,
+        ),
+    }
+}
+
+/// A request that nobody known has signed, in the words of STS.
+pub(crate) fn refuse(rejection: &Rejection, request_id: &str) -> Response<AnswerBody> {
+    let code = match rejection {
+        Rejection::MissingToken => "MissingAuthenticationToken",
+        Rejection::Incomplete(_) => "IncompleteSignature",
+        Rejection::UnknownClient => "InvalidClientTokenId",
+        Rejection::Mismatch | Rejection::OutOfScope(_) => "SignatureDoesNotMatch",
     };
+    failure(rejection.status(), code, &rejection.to_string(), request_id)
+}
+
+/// An error as every service of the query protocol gives it.
+pub(crate) fn failure(
+    status: u16,
+    code: &str,
+    message: &str,
+    request_id: &str,
+) -> Response<AnswerBody> {
+    let message = escaped(message);
+    xml(
+        status,
+        format!(
+            "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>{code}</Code>\
+             <Message>{message}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
+        ),
+    )
+}
+
+fn xml(status: u16, body: String) -> Response<AnswerBody> {
     answer(
         status,
         [("content-type", "text/xml".to_owned())],
-        xml.into_bytes(),
+        body.into_bytes(),
     )
 }
 
@@ -36,14 +72,6 @@ fn caller_identity(identity: &Identity, request_id: &str) -> String {
         escaped(&identity.principal_arn),
         escaped(&identity.access_key_id),
         escaped(&identity.account),
-    )
-}
-
-fn unknown_action(request_id: &str) -> String {
-    format!(
-        "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>InvalidAction</Code>\
-         <Message>Colibri serves GetCallerIdentity of STS, and nothing else of it.</Message></Error>\
-         <RequestId>{request_id}</RequestId></ErrorResponse>"
     )
 }
 
