@@ -16,6 +16,7 @@ const BASE_IMAGE = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
 const CONNECTOR = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector";
 const FUNCTION = `arn:aws:lambda:us-east-1:${ACCOUNT}:function:none`;
 const NO_MICROVM = "microvm-00000000-0000-4000-8000-000000000000";
+const NOBODY = { accessKeyId: "AKIANOBODYKNOWSTHISK", secretAccessKey: "x" };
 const SECONDS = 60;
 
 const arn = (name) => `arn:aws:lambda:us-east-1:${ACCOUNT}:microvm-image:${name}`;
@@ -150,6 +151,8 @@ await check("s3", async () => {
 await check("sts", async () => {
   const identity = await new STSClient().send(new GetCallerIdentityCommand());
   assert.equal(identity.Account, ACCOUNT);
+  const nobody = new STSClient({ credentials: NOBODY });
+  await assert.rejects(nobody.send(new GetCallerIdentityCommand()), { name: "InvalidClientTokenId" });
 });
 
 await check("ListManagedMicrovmImages", async () => {
@@ -397,9 +400,7 @@ async function raisesWithin(times, name, operation, input) {
 }
 
 await check("UnrecognizedClientException", () =>
-  refused("UnrecognizedClientException", {
-    credentials: { accessKeyId: "AKIANOBODYKNOWSTHISK", secretAccessKey: "x" },
-  }),
+  refused("UnrecognizedClientException", { credentials: NOBODY }),
 );
 
 await check("InvalidSignatureException", async () => {

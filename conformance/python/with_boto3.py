@@ -10,6 +10,7 @@ import zipfile
 import boto3
 import botocore.session
 from answers import faults
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from report import (
@@ -126,6 +127,11 @@ def _():
     s3.put_object(Bucket="conformance-boto3", Key="application.zip", Body=content)
     found = s3.get_object(Bucket="conformance-boto3", Key="application.zip")["Body"].read()
     equal("object", found, content)
+    for call, arguments, exception in (
+        (s3.get_object, {"Bucket": "conformance-boto3", "Key": "none"}, s3.exceptions.NoSuchKey),
+        (s3.list_objects_v2, {"Bucket": "conformance-none"}, s3.exceptions.NoSuchBucket),
+    ):
+        raises(exception, call, **arguments)
 
 
 @check("sts")
@@ -133,6 +139,19 @@ def _():
     identity = boto3.client("sts").get_caller_identity()
     equal("account", identity["Account"], ACCOUNT)
     assert identity["Arn"].startswith(f"arn:aws:iam::{ACCOUNT}:"), identity
+    nobody = {"aws_access_key_id": "AKIANOBODYKNOWSTHISK", "aws_secret_access_key": "x"}
+    for code, client in (
+        ("InvalidClientTokenId", boto3.client("sts", **nobody)),
+        ("SignatureDoesNotMatch", boto3.client("sts", region_name="eu-west-1")),
+        ("MissingAuthenticationToken", boto3.client("sts", config=Config(signature_version=UNSIGNED))),
+    ):
+        try:
+            client.get_caller_identity()
+        except ClientError as error:
+            equal("code", error.response["Error"]["Code"], code)
+            assert error.response["Error"]["Message"] and error.response["ResponseMetadata"]["RequestId"], error
+        else:
+            raise AssertionError(f"{code} was not raised")
 
 
 @check("ListManagedMicrovmImages")
@@ -513,8 +532,6 @@ def _():
 
 @check("MissingAuthenticationTokenException")
 def _():
-    from botocore import UNSIGNED
-
     anonymous = boto3.client("lambda-microvms", config=Config(signature_version=UNSIGNED))
     try:
         anonymous.list_microvms()

@@ -121,6 +121,7 @@ HOOKS = {
 ENVIRONMENT = {"PLAIN": "value", "EMPTY": "", "UMLAUT": "ä=漢"}
 TAGS = {"team": "conformance", "a key:with/odd=+chars@._-": "välue"}
 FIRST, SECOND, THIRD = (image_arn(name) for name in ("first", "second", "third"))
+NOBODY = {"AWS_ACCESS_KEY_ID": "AKIANOBODYKNOWSTHISK", "AWS_SECRET_ACCESS_KEY": "x"}
 microvms = []
 builds = []
 
@@ -142,6 +143,12 @@ def _():
 @check("sts")
 def _():
     equal("account", aws("sts", "get-caller-identity")["Account"], ACCOUNT)
+    try:
+        aws("sts", "get-caller-identity", **NOBODY)
+    except Refused as refused:
+        assert "(InvalidClientTokenId)" in str(refused), str(refused)
+    else:
+        raise AssertionError("answered")
 
 
 @check("ListManagedMicrovmImages")
@@ -441,7 +448,9 @@ def until_refused(name, operation, options):
 
 @check("ServiceQuotaExceededException")
 def _():
-    fillers = lambda number: {"name": f"filler-{number}", **MINIMAL}
+    def fillers(number):
+        return {"name": f"filler-{number}", **MINIMAL}
+
     until_refused("ServiceQuotaExceededException", "create-microvm-image", fillers)
 
 
@@ -461,8 +470,7 @@ def refused_for(code, *arguments, **keys):
 
 @check("UnrecognizedClientException")
 def _():
-    keys = {"AWS_ACCESS_KEY_ID": "AKIANOBODYKNOWSTHISK", "AWS_SECRET_ACCESS_KEY": "x"}
-    refused_for("UnrecognizedClientException", **keys)
+    refused_for("UnrecognizedClientException", **NOBODY)
 
 
 @check("InvalidSignatureException")

@@ -9,6 +9,8 @@ mod tags;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_lambdamicrovms::Client;
+use aws_sdk_sts::config::Credentials;
+use aws_sdk_sts::error::ProvideErrorMetadata;
 
 use report::{Outcome, check, equal};
 
@@ -41,5 +43,11 @@ async fn main() {
 async fn identity(settings: &aws_config::SdkConfig) -> Outcome {
     let sts = aws_sdk_sts::Client::new(settings);
     let identity = sts.get_caller_identity().send().await?;
-    equal("account", identity.account(), Some(ACCOUNT))
+    equal("account", identity.account(), Some(ACCOUNT))?;
+    let nobody = Credentials::new("AKIANOBODYKNOWSTHISK", "x", None, None, "conformance");
+    let nobody = aws_sdk_sts::config::Builder::from(settings).credentials_provider(nobody);
+    let sts = aws_sdk_sts::Client::from_conf(nobody.build());
+    let refused = sts.get_caller_identity().send().await;
+    let error = refused.err().ok_or("answered")?;
+    equal("code", error.code(), Some("InvalidClientTokenId"))
 }
