@@ -29,6 +29,8 @@ for path in /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache /etc/loca
   else continue; fi
   read_only "$path"
 done
+# Programs look their own host's name up: without this, in DNS, until it times out.
+echo "127.0.0.1 localhost $(uname -n)" > etc/hosts
 : > etc/resolv.conf; mount --bind "$resolver" etc/resolv.conf
 mount -t tmpfs -o mode=0755,nosuid,noexec,size=64k devices dev
 for node in null zero full random urandom tty; do : > "dev/$node"; mount --bind "/dev/$node" "dev/$node"; done
