@@ -24,9 +24,11 @@ const MACHINE_MIB: u64 = 96;
 const IDLE: Duration = Duration::from_secs(600);
 /// The launches of this time say how many machines should wait.
 const RECENT: Duration = Duration::from_secs(60);
-/// Longest that a launch waits for a machine that is being made. A launch from the base takes as long
-/// under emulation, and twice as long while it competes with the making.
+/// A launch waits for a machine that should be made within this time. A launch from the base takes as
+/// long under emulation, and twice as long while it competes with the making.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What that may take beyond the quarter more that is granted.
+const SLACK: Duration = Duration::from_millis(100);
 /// Pause after a machine could not be made; it doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest such pause.
@@ -155,9 +157,9 @@ impl Pool {
         if let Some(machine) = self.take(source, reach) {
             return Some(machine);
         }
-        let made = self.promise(source)?;
+        let (made, left) = self.promise(source)?;
         // Late or failed: the launch begins from the base.
-        let _ = timeout(PATIENCE, made.cancelled()).await;
+        let _ = timeout(left + left / 4 + SLACK, made.cancelled()).await;
         self.take(source, reach)
     }
 
@@ -176,9 +178,9 @@ impl Pool {
         }
     }
 
-    /// Ends when the machine that is being made of a build should be ready in time for a launch, and nobody
-    /// else waits for it.
-    fn promise(&self, source: &Source) -> Option<CancellationToken> {
+    /// Told when the machine that is being made of a build is there, and how long that should take; nothing
+    /// where it takes too long for a launch, or somebody waits for it already.
+    fn promise(&self, source: &Source) -> Option<(CancellationToken, Duration)> {
         let mut state = self.state();
         let took = state.stocks.get(&source.build_id)?.took?;
         let making = state.making.as_mut()?;
@@ -187,7 +189,7 @@ impl Pool {
             return None;
         }
         making.promised = true;
-        Some(making.ended.clone())
+        Some((making.ended.clone(), left))
     }
 
     fn take(&self, source: &Source, reach: Egress) -> Option<PoolMachine> {
