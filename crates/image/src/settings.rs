@@ -1,5 +1,7 @@
 //! What an installation decides about builds: limits, directories, and the guest's own files.
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ impl BuilderSettings {
         Self {
             work_directory: data_directory.join("builds"),
             storage_directory: data_directory.join("containers/storage"),
-            run_directory: PathBuf::from("/run/colibri-containers"),
+            run_directory: run_directory(data_directory),
             base_storage: Some(PathBuf::from("/var/lib/containers/storage")),
             runtime: default_runtime(),
             first_container_id: 1_000_000,
@@ -71,6 +73,19 @@ impl BuilderSettings {
             agent_time: Duration::from_secs(120),
         }
     }
+}
+
+/// One a data directory: the mount counts in it are kept by layer, and layers of one base have the same
+/// names in every daemon's storage. Two daemons that shared it would take each other's mounts for their own.
+fn run_directory(data_directory: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    std::path::absolute(data_directory)
+        .unwrap_or_else(|_| data_directory.to_owned())
+        .hash(&mut hasher);
+    PathBuf::from(format!(
+        "/run/colibri-containers/{:08x}",
+        hasher.finish() >> 32
+    ))
 }
 
 /// `runc`, or `crun` where there is no `runc`: crun 1.8 refuses hosts that mount both cgroup versions.
