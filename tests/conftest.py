@@ -8,7 +8,8 @@ from support.daemon import Daemon
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory):
-    daemon = Daemon(tmp_path_factory.mktemp("colibri")).start()
+    # Of the suspended, one process is kept: wakes from the disk and of a kept process are both tried.
+    daemon = Daemon(tmp_path_factory.mktemp("colibri"), "[hot]\nmachines = 1\n").start()
     yield daemon
     Api(daemon).terminate_all()
     left = daemon.leftovers()
