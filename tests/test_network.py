@@ -7,14 +7,16 @@ import threading
 
 import pytest
 
-from support.clients import Api, HOOKS_ALL, probe_application
+from support.clients import Api, HOOKS_ALL, probe_application, wait_for
 from support.daemon import Daemon
 
 # Addresses for documentation (RFC 5737), which no real host has.
 INTERNET, GATEWAY = "198.51.100.10", "198.51.100.9"
 NAMESPACE = "colibri-test-net"
+# Port 81 takes connections and never says a word.
 SERVER = (
-    "import http.server;"
+    "import http.server, socket;"
+    f"silent = socket.create_server(('{INTERNET}', 81));"
     f"http.server.HTTPServer(('{INTERNET}', 80), http.server.SimpleHTTPRequestHandler).serve_forever()"
 )
 
@@ -118,3 +120,15 @@ def test_one_guest_does_not_reach_another(guests):
         for target in (address, peer):
             assert reach(one, target, 8080)["outcome"] == "failed"
             assert reach(two, target, 8080)["outcome"] == "failed"
+
+
+def test_a_resume_ends_connections_to_the_outside_at_once_and_no_others(guests):
+    one, _ = guests
+    assert one.get(f"/hold?host={INTERNET}&port=81") == {"outside": "waiting"}
+    assert one.get("/held") == {"outside": "waiting", "loopback": "still here"}
+    one.suspend()
+    one.resume()
+    # The application waits in `recv`; without the reset it would do so for good.
+    ended = wait_for("the connection ended", lambda: (held := one.get("/held"))["outside"] != "waiting" and held, 5)
+    assert ended == {"outside": "ECONNABORTED", "loopback": "still here"}
+    assert reach(one, INTERNET, 80)["received"].startswith("HTTP/1.0 200")

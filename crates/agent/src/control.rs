@@ -11,16 +11,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use colibri_guest_protocol::PROTOCOL_VERSION;
 use colibri_guest_protocol::frame::FrameKind;
 use colibri_guest_protocol::message::{
     AgentFailure, Answer, ApplicationExit, Call, Event, Hello, HelloAnswer, Request, Response,
 };
+use colibri_guest_protocol::{CLOCK_VERSION, PROTOCOL_VERSION};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::application::Application;
+use crate::clock;
 use crate::console;
 use crate::failure::{Attempt, failure};
 use crate::forward::Forwarder;
@@ -60,6 +61,8 @@ pub(crate) struct Control {
     outputs: Vec<Output>,
     /// Counts sessions, so that an answer never reaches a session that did not ask.
     session: u64,
+    /// The newest version that this session's host speaks.
+    host_version: u16,
     under_way: usize,
     /// When a host that came back without a word is taken for the session's own.
     believed_at: Option<Instant>,
@@ -111,6 +114,7 @@ impl Control {
             outbox: Outbox::default(),
             outputs: Vec::new(),
             session: 0,
+            host_version: 0,
             under_way: 0,
             believed_at: None,
             scratch: vec![0; SCRATCH],
@@ -241,7 +245,11 @@ impl Control {
                 if let Some(forwarder) = &self.forwarder {
                     forwarder.drop_connections();
                 }
-                let result = identity::assume(&identity).map(|()| Answer::Done);
+                let result = identity::assume(&identity).map(|()| self.clock_answer());
+                self.answer(id, result);
+            }
+            Call::SetClock(now) => {
+                let result = clock::set(now).map(|()| Answer::Clock(clock::read()));
                 self.answer(id, result);
             }
             Call::CallHook(_) | Call::StartApplication(_) | Call::Stop(_) => {
@@ -250,7 +258,17 @@ impl Control {
         }
     }
 
-    fn hello(&self, hello: &Hello) -> HelloAnswer {
+    /// A host of version 1 does not know the clock's answer.
+    fn clock_answer(&self) -> Answer {
+        if self.host_version >= CLOCK_VERSION {
+            Answer::Clock(clock::read())
+        } else {
+            Answer::Done
+        }
+    }
+
+    fn hello(&mut self, hello: &Hello) -> HelloAnswer {
+        self.host_version = hello.protocol_version;
         HelloAnswer {
             protocol_version: PROTOCOL_VERSION.min(hello.protocol_version),
             session: hello.session,
@@ -274,7 +292,7 @@ impl Control {
                     self.in_thread(id, move |application| application.start(&spec))
                 }
                 Call::Stop(stop) => self.in_thread(id, move |application| application.stop(&stop)),
-                Call::Hello(_) | Call::Ping | Call::AssumeIdentity(_) => return,
+                Call::Hello(_) | Call::Ping | Call::AssumeIdentity(_) | Call::SetClock(_) => return,
             }
         };
         match started {

@@ -1,4 +1,4 @@
-//! What makes a machine itself: clock, random pool, machine-id, boot_id and host name.
+//! What makes a machine itself: random pool, machine-id, boot_id and host name.
 //!
 //! The files of it are the agent's own, on a tmpfs, and bound into the application's container. They
 //! are rewritten in place, so that every mount of them shows the new content at once.
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use colibri_guest_protocol::message::{AgentFailure, Identity};
+use colibri_guest_protocol::message::{AgentFailure, Identity, WallClock};
 use rustix::ioctl::{self, NoArg, Opcode, Setter, opcode};
 use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::failure::{Attempt, failure};
+use crate::{clock, connections};
 
 /// Where the files are.
 const DIRECTORY: &str = "/run/identity";
@@ -124,7 +124,12 @@ pub(crate) fn set_name_servers(servers: &[String]) -> Result<(), AgentFailure> {
 /// Puts all of an identity in force.
 pub(crate) fn assume(identity: &Identity) -> Result<(), AgentFailure> {
     let entropy = check(identity)?;
-    set_clock(identity.wall_clock_unix_nanos)?;
+    clock::set(WallClock {
+        unix_nanos: identity.wall_clock_unix_nanos,
+    })?;
+    if identity.reset_connections {
+        connections::reset();
+    }
     reseed(&entropy)?;
     IdentityFile::MachineId.write(&format!("{}\n", identity.machine_id))?;
     IdentityFile::BootId.write(&format!("{}\n", identity.boot_id))?;
@@ -156,19 +161,6 @@ fn check(identity: &Identity) -> Result<Vec<u8>, AgentFailure> {
         Ok(entropy) if (MIN_ENTROPY..=MAX_ENTROPY).contains(&entropy.len()) => Ok(entropy),
         _ => refuse("the entropy is not base64 of 32 to 512 bytes"),
     }
-}
-
-fn set_clock(unix_nanos: u64) -> Result<(), AgentFailure> {
-    const NANOS: u64 = 1_000_000_000;
-    #[expect(
-        clippy::cast_possible_wrap,
-        reason = "2^64 ns are fewer than 2^63 s, and a second's part fits"
-    )]
-    let now = Timespec {
-        tv_sec: (unix_nanos / NANOS) as i64,
-        tv_nsec: (unix_nanos % NANOS) as _,
-    };
-    clock_settime(ClockId::Realtime, now).attempt(|| "set the clock".to_owned())
 }
 
 /// `struct rand_pool_info` of `linux/random.h`, its buffer as long as entropy may be.
@@ -269,6 +261,7 @@ mod tests {
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
             entropy: "A".repeat(43) + "=",
             wall_clock_unix_nanos: 1,
+            reset_connections: false,
         }
     }
 

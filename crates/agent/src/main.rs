@@ -10,6 +10,8 @@
 
 mod application;
 mod boot;
+mod clock;
+mod connections;
 mod console;
 mod container;
 mod control;

@@ -172,6 +172,7 @@ fn identity() -> Result<Identity, Box<dyn Error>> {
         boot_id: uuid::Uuid::new_v4().to_string(),
         entropy: base64::engine::general_purpose::STANDARD.encode(entropy),
         wall_clock_unix_nanos: u64::try_from(now.as_nanos())?,
+        reset_connections: false,
     })
 }
 

@@ -74,6 +74,12 @@ impl Clock {
         u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// What passed since a reading, nanoseconds since the Unix epoch; nothing since one of the future.
+    #[must_use]
+    pub fn passed_since(&self, unix_nanos: u64) -> Duration {
+        Duration::from_nanos(self.now_nanos().saturating_sub(unix_nanos))
+    }
+
     /// Returns when the wall clock shows `deadline`, milliseconds since the Unix epoch, or later.
     pub async fn reached(&self, deadline: i64) {
         loop {

@@ -28,6 +28,15 @@ use crate::session::Session;
 /// Fresh entropy for the guest's random pool, bytes: twice what a reseed of the kernel's takes.
 const ENTROPY: usize = 64;
 
+/// Where a guest that assumes its identity comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Its connections to the outside are of another time: it was launched or resumed.
+    Snapshot,
+    /// It was stopped for a moment, and its network stayed.
+    Pause,
+}
+
 /// Why a machine could not be started; the host's fault in every case.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchFailure {
@@ -77,7 +86,8 @@ impl Actor {
             self.unless_ending()?;
             self.begin_guest(&identity).await?;
         }
-        self.become_itself(Some(Hook::Run)).await?;
+        self.become_itself(Origin::Snapshot, Some(Hook::Run))
+            .await?;
         let transition = Transition::to(Phase::Running).reason(None).payload_spent();
         self.run_payload = None;
         self.enter(Phase::Running, transition).await
@@ -241,14 +251,15 @@ impl Actor {
 
     /// Gives the guest its identity, and calls a hook behind it. Both go out at once: the agent carries
     /// requests out in order, so the hook never sees another's identity, and a round trip is saved.
-    pub(crate) async fn become_itself(&mut self, hook: Option<Hook>) -> Step<()> {
+    pub(crate) async fn become_itself(&mut self, origin: Origin, hook: Option<Hook>) -> Step<()> {
         let identity = self.own_identity();
-        let message = identity_message(&self.id, identity, &self.shared.clock);
+        let clock = self.shared.clock.clone();
+        let message = identity_message(&self.id, identity, origin, &clock);
         let client = self.client()?;
         let call = hook.and_then(|hook| self.hook_call(hook));
         let told = {
             let client = Arc::clone(&client);
-            async move { client.assume_identity(message).await }
+            async move { client.assume_identity(message, &clock).await }
         };
         let called = async move {
             match call {
@@ -306,7 +317,12 @@ impl Actor {
 }
 
 /// What the agent is told of who it is from now on.
-pub(crate) fn identity_message(id: &str, identity: MachineIdentity, clock: &Clock) -> Identity {
+pub(crate) fn identity_message(
+    id: &str,
+    identity: MachineIdentity,
+    origin: Origin,
+    clock: &Clock,
+) -> Identity {
     Identity {
         microvm_id: id.to_owned(),
         hostname: identity.hostname,
@@ -314,6 +330,7 @@ pub(crate) fn identity_message(id: &str, identity: MachineIdentity, clock: &Cloc
         boot_id: identity.boot_id,
         entropy: STANDARD.encode(random::<ENTROPY>()),
         wall_clock_unix_nanos: clock.now_nanos(),
+        reset_connections: origin == Origin::Snapshot,
     }
 }
 

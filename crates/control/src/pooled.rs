@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::control::Shared;
 use crate::documents::MachineIdentity;
 use crate::failure::chain;
-use crate::launch::{identity_message, remove_directory};
+use crate::launch::{Origin, identity_message, remove_directory};
 use crate::output::Output;
 use crate::session::{Session, SessionFailure};
 use crate::warm_up;
@@ -239,8 +239,8 @@ async fn warm(
         machine_id: Uuid::new_v4().simple().to_string(),
         boot_id: Uuid::new_v4().to_string(),
     };
-    let message = identity_message(id, nobody, &shared.clock);
-    client.assume_identity(message).await?;
+    let message = identity_message(id, nobody, Origin::Snapshot, &shared.clock);
+    client.assume_identity(message, &shared.clock).await?;
     if let Err(failure) = warm_up::carry_out(&recipe.base, slot.as_ref()).await {
         tracing::warn!(base = %recipe.base.display(), error = %chain(&failure), "an image's warm-up failed; its machines wait without it");
     }

@@ -19,7 +19,7 @@ use crate::builds::machines_of;
 use crate::control::{Control, Shared};
 use crate::failure::{StartFailure, chain};
 use crate::flow::{Step, Stopped};
-use crate::launch::remove_directory;
+use crate::launch::{Origin, remove_directory};
 use crate::{bases, images, versions};
 
 /// Rows that are read at a time where a list is walked.
@@ -261,7 +261,7 @@ impl Actor {
                 let stopped = self.is_stopped().await;
                 let opened = self.opening(stopped)?;
                 self.session = Some(self.attend_unless_ending(opened).await??);
-                self.become_itself(None).await
+                self.become_itself(Origin::Pause, None).await
             }
             // The resume goes on where the guest was or was about to be continued.
             _ => {

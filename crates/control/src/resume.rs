@@ -9,7 +9,7 @@ use crate::actor::Actor;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::Hook;
-use crate::launch::LaunchFailure;
+use crate::launch::{LaunchFailure, Origin};
 
 /// Why a resume did not get as far as the guest.
 enum NotContinued {
@@ -136,7 +136,8 @@ impl Actor {
         dropped.map_err(|error| {
             Stopped::Failed(self.host_failed("remove a spent suspension", &error))
         })?;
-        self.become_itself(Some(Hook::Resume)).await?;
+        self.become_itself(Origin::Snapshot, Some(Hook::Resume))
+            .await?;
         self.suspended_at = None;
         self.enter(
             Phase::Running,

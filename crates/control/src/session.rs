@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use colibri_guest_protocol::client::{ClientError, GuestClient, GuestEvent};
 use colibri_guest_protocol::message::{
-    ApplicationExit, Event, HookCall, HookOutcome, Identity, Stop,
+    ApplicationExit, Event, HookCall, HookOutcome, Identity, Stop, WallClock,
 };
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::{ControlStream, Machine};
@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::{Actor, process_reason};
+use crate::clock::Clock;
 use crate::flow::{Step, Stopped};
 use crate::output::Output;
 
@@ -29,6 +30,10 @@ const EVENTS: usize = 16;
 const SLACK: Duration = Duration::from_secs(5);
 /// Bound of the agent's own work on an identity.
 const IDENTITY_BOUND: Duration = Duration::from_secs(15);
+/// What a guest's clock may be behind when it is given traffic; the promise is 50 ms.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
+/// Times that a clock is set again. On a host that is too busy to do better, the last one counts.
+const CLOCK_ATTEMPTS: u32 = 5;
 /// Pause before a lost session is opened again: the process may be ending, or the guest playing games.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
 /// Bound of closing a session: two aborted tasks drop a stream.
@@ -57,8 +62,35 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) async fn assume_identity(&self, identity: Identity) -> Result<(), ClientError> {
-        self.guest.assume_identity(identity, IDENTITY_BOUND).await
+    /// Makes the guest itself. Its clock is behind by the time that the message took to it, so a guest
+    /// that shows more than [`CLOCK_TOLERANCE`] is told again: once its ways have run, that takes a
+    /// millisecond or two.
+    pub(crate) async fn assume_identity(
+        &self,
+        identity: Identity,
+        clock: &Clock,
+    ) -> Result<(), ClientError> {
+        let assumed = self.guest.assume_identity(identity, IDENTITY_BOUND).await?;
+        let Some(mut shown) = assumed else {
+            return Ok(());
+        };
+        let mut behind = clock.passed_since(shown.unix_nanos);
+        for _ in 0..CLOCK_ATTEMPTS {
+            if behind <= CLOCK_TOLERANCE {
+                break;
+            }
+            let unix_nanos = clock.now_nanos();
+            shown = self
+                .guest
+                .set_clock(WallClock { unix_nanos }, IDENTITY_BOUND)
+                .await?;
+            behind = clock.passed_since(shown.unix_nanos);
+        }
+        tracing::debug!(
+            behind_micros = behind.as_micros(),
+            "the guest's clock is set; it is behind by this at most"
+        );
+        Ok(())
     }
 
     /// How a hook ended; an agent that does not answer counts as a hook that does not.

@@ -9,7 +9,7 @@ use crate::actor::Actor;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::Hook;
-use crate::launch::{kill, release};
+use crate::launch::{Origin, kill, release};
 
 impl Actor {
     /// A running MicroVM is to be suspended: written and published.
@@ -107,7 +107,7 @@ impl Actor {
     /// where it had been told of the suspension.
     async fn run_again(&mut self, reason: Option<String>, back: Option<Hook>) -> Step<()> {
         self.intents.wake = false;
-        self.become_itself(back).await?;
+        self.become_itself(Origin::Pause, back).await?;
         self.enter(
             Phase::Running,
             Transition::to(Phase::Running).reason(reason),

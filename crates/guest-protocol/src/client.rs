@@ -24,7 +24,7 @@ use self::session::Shared;
 use crate::frame::{FrameKind, MAX_REQUEST};
 use crate::message::{
     AgentFailure, Answer, ApplicationSpec, Call, Event, HelloAnswer, HookCall, HookOutcome,
-    Identity, Request, Stop,
+    Identity, Request, Stop, WallClock,
 };
 
 /// Calls that may wait for their answers at once.
@@ -202,7 +202,7 @@ impl GuestClient {
         }
     }
 
-    /// Makes the machine its own; in force when this returns.
+    /// Makes the machine its own; in force when this returns. An agent of version 2 tells its clock.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -210,8 +210,29 @@ impl GuestClient {
         &self,
         identity: Identity,
         timeout: Duration,
-    ) -> Result<(), ClientError> {
-        self.done(Call::AssumeIdentity(identity), timeout).await
+    ) -> Result<Option<WallClock>, ClientError> {
+        match self.call(Call::AssumeIdentity(identity), timeout).await? {
+            Answer::Clock(clock) => Ok(Some(clock)),
+            Answer::Done => Ok(None),
+            _ => Err(ClientError::WrongAnswer {
+                call: "AssumeIdentity",
+            }),
+        }
+    }
+
+    /// Sets the guest's wall clock; what it showed when the agent answered. For agents of version 2.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn set_clock(
+        &self,
+        now: WallClock,
+        timeout: Duration,
+    ) -> Result<WallClock, ClientError> {
+        match self.call(Call::SetClock(now), timeout).await? {
+            Answer::Clock(clock) => Ok(clock),
+            _ => Err(ClientError::WrongAnswer { call: "SetClock" }),
+        }
     }
 
     /// Calls a lifecycle hook. The hook's own bound is in `hook`; `slack` is what the way there and
@@ -318,6 +339,7 @@ fn name_of(call: &Call) -> &'static str {
         Call::Hello(_) => "Hello",
         Call::StartApplication(_) => "StartApplication",
         Call::AssumeIdentity(_) => "AssumeIdentity",
+        Call::SetClock(_) => "SetClock",
         Call::CallHook(_) => "CallHook",
         Call::Stop(_) => "Stop",
         Call::Ping => "Ping",

@@ -24,7 +24,18 @@ use std::net::Ipv4Addr;
 /// Version of the messages in [`message`]. A guest that was frozen with an older agent keeps
 /// speaking its own version for as long as its snapshot lives, so the host must keep understanding
 /// every version that it ever wrote into a snapshot.
-pub const PROTOCOL_VERSION: u16 = 1;
+///
+/// | version | what came with it |
+/// |---|---|
+/// | 1 | the messages of the beginning |
+/// | 2 | [`message::Call::SetClock`]; [`message::Call::AssumeIdentity`] is answered with the guest's clock |
+///
+/// A member that may be left out (`#[serde(default)]`) needs no version: an agent passes over what it
+/// does not know.
+pub const PROTOCOL_VERSION: u16 = 2;
+
+/// The version from which on an agent tells its clock and can be told the time alone.
+pub const CLOCK_VERSION: u16 = 2;
 
 /// Name of the virtio-serial port (`/sys/class/virtio-ports/*/name`).
 pub const CONTROL_PORT_NAME: &str = "dev.colibri.control";

@@ -23,8 +23,10 @@ pub enum Call {
     /// Starts the image's application. Answered when the process exists.
     StartApplication(ApplicationSpec),
     /// Makes the machine its own: clock, random pool, machine-id, boot_id, hostname. Answered when
-    /// all of it is in force.
+    /// all of it is in force: with [`Answer::Clock`] since version 2, with [`Answer::Done`] before.
     AssumeIdentity(Identity),
+    /// Sets the wall clock alone; answered with [`Answer::Clock`]. Since version 2.
+    SetClock(WallClock),
     /// Calls a lifecycle hook of the application over the guest's loopback.
     CallHook(HookCall),
     /// Stops the application in order (its stop signal, then a kill after the grace time) and syncs
@@ -56,6 +58,9 @@ pub enum Answer {
     },
     /// To [`Call::CallHook`].
     Hook(HookOutcome),
+    /// To [`Call::SetClock`] and [`Call::AssumeIdentity`]: the guest's wall clock, read when the answer
+    /// was made. What passed on the host's clock since then, and no more, the guest's can be behind.
+    Clock(WallClock),
     /// To everything else.
     Done,
 }
@@ -128,6 +133,17 @@ pub struct Identity {
     pub entropy: String,
     /// The host's wall clock, nanoseconds since the Unix epoch, read just before sending.
     pub wall_clock_unix_nanos: u64,
+    /// The machine was restored: nobody is at the other end of its TCP connections to the outside, and
+    /// those who wait for one are told.
+    #[serde(default)]
+    pub reset_connections: bool,
+}
+
+/// A wall clock's reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WallClock {
+    /// Nanoseconds since the Unix epoch.
+    pub unix_nanos: u64,
 }
 
 /// One call of a lifecycle hook.

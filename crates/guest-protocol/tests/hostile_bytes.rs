@@ -253,6 +253,7 @@ fn secrets_are_not_shown() {
         boot_id: "b".to_owned(),
         entropy: "hunter2".to_owned(),
         wall_clock_unix_nanos: 1,
+        reset_connections: true,
     };
     for call in [
         Call::CallHook(hook),

@@ -76,7 +76,7 @@ impl Guest {
             .client
             .assume_identity(fresh_identity(), IDENTITY_TIME)
             .await;
-        assumed.map_err(|error| {
+        assumed.map(drop).map_err(|error| {
             BuildFailure::internal("set the build's machine up", &with_sources(&error))
         })
     }
@@ -217,6 +217,7 @@ fn fresh_identity() -> Identity {
         boot_id: uuid::Uuid::new_v4().to_string(),
         entropy: STANDARD.encode(entropy),
         wall_clock_unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        reset_connections: true,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use colibri_guest_protocol::frame::{FrameKind, HEADER_LENGTH, MagicFinder, header, parse_header};
 use colibri_guest_protocol::message::{
-    Answer, Call, Hello, HelloAnswer, HookCall, HookOutcome, Request, Response,
+    Answer, Call, Hello, HelloAnswer, HookCall, HookOutcome, Request, Response, WallClock,
 };
 use colibri_guest_protocol::{PROTOCOL_VERSION, SESSION_MAGIC};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -124,11 +124,18 @@ async fn carry_out(
         }),
         Call::StartApplication(_) => Answer::Started { pid: 2 },
         Call::AssumeIdentity(identity) => {
+            // What it took to come here makes the clock late.
+            let delay = std::mem::take(&mut *lock(&world.identity_delay));
+            tokio::time::sleep(delay).await;
+            let now = WallClock {
+                unix_nanos: identity.wall_clock_unix_nanos,
+            };
             let mut memory = lock(&machine.memory);
             memory.identity = Some(identity);
             memory.identities_assumed += 1;
-            Answer::Done
+            Answer::Clock(machine.set_clock(now))
         }
+        Call::SetClock(now) => Answer::Clock(machine.set_clock(now)),
         Call::CallHook(call) => match call_hook(world, machine, call).await {
             Some(outcome) => Answer::Hook(outcome),
             None => return,
@@ -162,6 +169,7 @@ async fn call_hook(
         hook: hook.clone(),
         port: call.port,
         body: call.body,
+        headers: call.headers,
     });
     let plan = lock(&world.hooks)
         .get(&hook)

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use colibri_guest_protocol::message::{ApplicationExit, Event, Identity};
+use colibri_guest_protocol::message::{ApplicationExit, Event, Identity, WallClock};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::faults::lock;
 use crate::machine::{MachineState, ToHost};
@@ -27,6 +28,8 @@ pub struct HookCalled {
     pub port: u16,
     /// Body.
     pub body: Option<String>,
+    /// Headers beside those that every call has.
+    pub headers: Vec<(String, String)>,
 }
 
 /// How an application answers a hook.
@@ -62,6 +65,14 @@ impl GuestHandle {
     #[must_use]
     pub fn identity(&self) -> Option<Identity> {
         lock(&self.machine.memory).identity.clone()
+    }
+
+    /// What its wall clock shows, nanoseconds since the Unix epoch; nothing before it was set.
+    #[must_use]
+    pub fn wall_clock(&self) -> Option<u64> {
+        let (shown, at) = (*lock(&self.machine.clock))?;
+        let passed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Some(shown.unix_nanos.saturating_add(passed))
     }
 
     /// How often it was told its identity.
@@ -107,6 +118,12 @@ impl GuestHandle {
 }
 
 impl MachineState {
+    /// Sets the wall clock; what it shows then.
+    pub(crate) fn set_clock(&self, now: WallClock) -> WallClock {
+        *lock(&self.clock) = Some((now, Instant::now()));
+        now
+    }
+
     pub(crate) fn exit_application(&self, code: i32) {
         let exit = ApplicationExit { code };
         lock(&self.memory).application_exit = Some(exit);

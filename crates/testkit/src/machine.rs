@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use colibri_guest_protocol::message::WallClock;
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::manifest::{
     BaseManifest, FORMAT_VERSION, FileEntry, MANIFEST_FILE, SuspensionManifest,
@@ -15,6 +16,7 @@ use colibri_hypervisor::manifest::{
 use colibri_hypervisor::{ControlStream, ExitCause, Machine, MachineRecord, Suspension};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::agent;
 use crate::faults::{Operation, lock};
@@ -41,6 +43,8 @@ pub(crate) struct MachineState {
     pub(crate) running: watch::Sender<bool>,
     pub(crate) exit: watch::Sender<Option<ExitCause>>,
     pub(crate) memory: Mutex<GuestMemory>,
+    /// What the wall clock was set to, and when.
+    pub(crate) clock: Mutex<Option<(WallClock, Instant)>>,
     pub(crate) controlled: Arc<AtomicBool>,
     pub(crate) to_host: Mutex<Option<mpsc::UnboundedSender<ToHost>>>,
     suspension_held: AtomicBool,
@@ -60,6 +64,7 @@ impl MachineState {
             running: watch::channel(running).0,
             exit: watch::channel(None).0,
             memory: Mutex::new(memory),
+            clock: Mutex::default(),
             controlled: Arc::default(),
             to_host: Mutex::default(),
             suspension_held: AtomicBool::new(false),

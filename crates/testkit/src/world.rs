@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use colibri_hypervisor::machine::{Architecture, VmmDescription};
 use colibri_hypervisor::{ExitCause, MachineShape, Vmm};
@@ -33,6 +34,8 @@ pub(crate) struct WorldState {
     pub(crate) capacity: AtomicU32,
     pub(crate) faults: Faults,
     pub(crate) hooks: Mutex<HashMap<String, HookPlan>>,
+    /// How long the next identity takes to its guest.
+    pub(crate) identity_delay: Mutex<Duration>,
     pub(crate) next_pid: AtomicU32,
     pub(crate) crashing: AtomicBool,
     pub(crate) build_failure: Mutex<Option<BuildFailure>>,
@@ -71,6 +74,7 @@ impl World {
                 capacity: AtomicU32::new(SLOTS),
                 faults: Faults::default(),
                 hooks: Mutex::default(),
+                identity_delay: Mutex::default(),
                 next_pid: AtomicU32::new(1000),
                 crashing: AtomicBool::new(false),
                 build_failure: Mutex::default(),
@@ -114,6 +118,11 @@ impl World {
     /// this says otherwise.
     pub fn plan_hook(&self, hook: &str, plan: HookPlan) {
         lock(&self.state.hooks).insert(hook.to_owned(), plan);
+    }
+
+    /// The next identity takes this long to its guest, as to one that has just been restored.
+    pub fn delay_next_identity(&self, delay: Duration) {
+        *lock(&self.state.identity_delay) = delay;
     }
 
     /// The next build fails so.

@@ -5,6 +5,7 @@ frames, streams, and answers lifecycle hooks as its run payload or environment s
 """
 
 import base64
+import errno
 import hashlib
 import http.client
 import json
@@ -23,7 +24,7 @@ READY_AFTER = int(os.environ.get("READY_AFTER", "0"))
 NEVER_READY = os.environ.get("NEVER_READY")
 EXIT_AT_ONCE = os.environ.get("EXIT_AT_ONCE")
 
-state = {"visits": 0, "hooks": {}, "run": None, "refuse": {}}
+state = {"visits": 0, "hooks": {}, "run": None, "slept": None, "refuse": {}}
 lock = threading.Lock()
 integrity = None
 integrity_lock = threading.Lock()
@@ -81,6 +82,33 @@ def connect(host, port, timeout=3):
         return {"outcome": "failed", "error": str(error)}
 
 
+def hold(host, port):
+    """Keeps a connection to the outside that waits for bytes, and one over the loopback."""
+    outside = socket.create_connection((host, port), timeout=10)
+    outside.settimeout(None)
+    listener = socket.create_server(("127.0.0.1", 0))
+    near = socket.create_connection(listener.getsockname())
+    far, _ = listener.accept()
+    held = {"outside": "waiting", "near": near, "far": far}
+    state["held"] = held
+
+    def wait():
+        try:
+            held["outside"] = f"received {outside.recv(100)!r}"
+        except OSError as error:
+            held["outside"] = errno.errorcode[error.errno]
+
+    threading.Thread(target=wait, daemon=True).start()
+    return {"outside": "waiting"}
+
+
+def held():
+    """How both are by now."""
+    held = state["held"]
+    held["near"].sendall(b"still here")
+    return {"outside": held["outside"], "loopback": held["far"].recv(100).decode()}
+
+
 def resolve(name):
     try:
         return {"outcome": "resolved", "addresses": sorted({a[4][0] for a in socket.getaddrinfo(name, None)})}
@@ -126,7 +154,7 @@ class Probe(BaseHTTPRequestHandler):
         if url.path == "/":
             with lock:
                 state["visits"] += 1
-                self.answer({"visits": state["visits"], "hooks": state["hooks"], "run": state["run"]})
+                self.answer({"visits": state["visits"], "hooks": state["hooks"], "run": state["run"], "slept": state["slept"]})
         elif url.path == "/identity":
             self.answer(identity())
         elif url.path == "/integrity":
@@ -136,6 +164,10 @@ class Probe(BaseHTTPRequestHandler):
             self.answer({"headers": [[n, v] for n, v in self.headers.items()], "path": self.path, "peer": peer})
         elif url.path == "/connect":
             self.answer(connect(query["host"], int(query["port"])))
+        elif url.path == "/hold":
+            self.answer(hold(query["host"], int(query["port"])))
+        elif url.path == "/held":
+            self.answer(held())
         elif url.path == "/resolve":
             self.answer(resolve(query["name"]))
         elif url.path == "/control-port":
@@ -169,6 +201,8 @@ class Probe(BaseHTTPRequestHandler):
     def hook(self, name, body):
         with lock:
             calls = state["hooks"][name] = state["hooks"].get(name, 0) + 1
+            if name == "resume":
+                state["slept"] = self.headers.get("X-Colibri-Slept-Seconds")
             if name == "run":
                 state["run"] = json.loads(body)
                 payload = json.loads(state["run"].get("runHookPayload") or "{}")

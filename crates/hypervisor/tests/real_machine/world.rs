@@ -401,6 +401,7 @@ impl Session {
             boot_id: format!("01234567-89ab-cdef-0123-{number:012x}"),
             entropy: "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU=".to_owned(),
             wall_clock_unix_nanos: u64::try_from(now.as_nanos()).unwrap(),
+            reset_connections: true,
         };
         self.client
             .assume_identity(identity, bound(30))
