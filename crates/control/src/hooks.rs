@@ -1,6 +1,8 @@
 //! Lifecycle hooks: what is asked of the application, and the reasons that its failure gives
 //! (specification, sections 5.6 and 8).
 
+use std::time::Duration;
+
 use colibri_guest_protocol::message::{HookCall, HookOutcome};
 use serde::Serialize;
 
@@ -39,15 +41,12 @@ impl Hook {
 
     /// The call, `timeout_ms` being its bound in milliseconds.
     pub(crate) fn call(self, port: u16, timeout_ms: u64, body: Option<String>) -> HookCall {
-        // The call is a POST; a body has the one content type that there is.
-        let headers = body
-            .as_ref()
-            .map(|_| ("Content-Type".to_owned(), "application/json".to_owned()));
         HookCall {
             port,
             path: format!("{ROOT}{}", self.path()),
             body,
-            headers: headers.into_iter().collect(),
+            // The agent adds what every call has, a body's content type included.
+            headers: Vec::new(),
             timeout_ms,
         }
     }
@@ -69,6 +68,12 @@ impl Hook {
     }
 }
 
+/// The header that tells `/resume` how long the machine slept: seconds, to the millisecond.
+pub(crate) fn slept_header(slept: Duration) -> (String, String) {
+    let value = format!("{}.{:03}", slept.as_secs(), slept.subsec_millis());
+    ("X-Colibri-Slept-Seconds".to_owned(), value)
+}
+
 /// Body of the `/run` hook, members in the service's order; without a payload there is no such member.
 pub(crate) fn run_body(microvm_id: &str, payload: Option<&str>) -> String {
     #[derive(Serialize)]
@@ -88,7 +93,9 @@ pub(crate) fn run_body(microvm_id: &str, payload: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, run_body};
+    use std::time::Duration;
+
+    use super::{Hook, run_body, slept_header};
     use colibri_guest_protocol::message::HookOutcome;
 
     #[test]
@@ -99,6 +106,12 @@ mod tests {
             quoted,
             r#"{"microvmId":"microvm-1","runHookPayload":"{\"a\":1}"}"#
         );
+    }
+
+    #[test]
+    fn a_sleep_is_told_in_decimal_seconds() {
+        let told = |millis| slept_header(Duration::from_millis(millis)).1;
+        assert_eq!((told(0), told(61_007)), ("0.000".into(), "61.007".into()));
     }
 
     #[test]

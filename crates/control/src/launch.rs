@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +22,7 @@ use crate::clock::Clock;
 use crate::documents::{self, MachineIdentity};
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
-use crate::hooks::{Hook, run_body};
+use crate::hooks::{Hook, run_body, slept_header};
 use crate::pool::Source;
 use crate::session::Session;
 
@@ -300,7 +301,20 @@ impl Actor {
             Hook::Suspend => (hooks.suspend_ms?, None),
             Hook::Terminate => (hooks.terminate_ms?, None),
         };
-        Some((hook, hook.call(hooks.port?, bound, body)))
+        let mut call = hook.call(hooks.port?, bound, body);
+        if hook == Hook::Resume {
+            call.headers.push(slept_header(self.slept()));
+        }
+        Some((hook, call))
+    }
+
+    /// How long it has been suspended; nothing where that was given up before it was.
+    fn slept(&self) -> Duration {
+        let now = self.shared.clock.now();
+        let millis = self
+            .suspended_at
+            .map_or(0, |since| now.saturating_sub(since));
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
     /// What makes this MicroVM itself, made up at its launch and kept.
