@@ -4,6 +4,8 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use crate::identity::Identity;
+
 /// A secret text: never shown by `Debug`, compared in constant time.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -37,16 +39,12 @@ impl fmt::Debug for Secret {
 /// An access key with its secret and its owner.
 #[derive(Debug, Clone)]
 pub struct Credential {
-    /// Access key id.
-    pub access_key_id: String,
+    /// Whose it is.
+    pub identity: Identity,
     /// Secret access key.
     pub secret: Secret,
     /// Token that must come with a temporary key; `None` for a lasting one.
     pub session_token: Option<Secret>,
-    /// Account of the owner, 12 digits.
-    pub account: String,
-    /// ARN of the owner.
-    pub principal_arn: String,
 }
 
 /// Finds the credential of an access key id.
@@ -58,19 +56,8 @@ pub trait CredentialSource: Send + Sync {
 /// A single credential is a source of itself.
 impl CredentialSource for Credential {
     fn credential(&self, access_key_id: &str) -> Option<Credential> {
-        (self.access_key_id == access_key_id).then(|| self.clone())
+        (self.identity.access_key_id == access_key_id).then(|| self.clone())
     }
-}
-
-/// Who a verified request comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// Access key id that signed it.
-    pub access_key_id: String,
-    /// Account, 12 digits.
-    pub account: String,
-    /// ARN of the principal.
-    pub principal_arn: String,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 
 use crate::credential::{Credential, Secret};
+use crate::identity::Identity;
 
 /// Longest file that is read, bytes; those made here are far shorter.
 const MAX_LENGTH: u64 = 64 * 1024;
@@ -79,11 +80,9 @@ pub fn open(
     let (access_key_id, secret) =
         key_of(&read(&path)?).ok_or(RootCredentialsError::Unusable { path })?;
     Ok(Credential {
-        access_key_id,
+        identity: Identity::root(account, &access_key_id),
         secret,
         session_token: None,
-        account: account.to_owned(),
-        principal_arn: format!("arn:aws:iam::{account}:root"),
     })
 }
 

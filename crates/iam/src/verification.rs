@@ -23,7 +23,8 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use tracing::subscriber::{NoSubscriber, with_default};
 
 use crate::authorization::{Authorization, incomplete};
-use crate::credential::{Credential, CredentialSource, Identity};
+use crate::credential::{Credential, CredentialSource};
+use crate::identity::Identity;
 use crate::rejection::Rejection;
 
 const AMZ_DATE: &str = "x-amz-date";
@@ -115,11 +116,7 @@ pub fn verify(
     ) {
         return Err(Rejection::Mismatch);
     }
-    Ok(Identity {
-        access_key_id: credential.access_key_id,
-        account: credential.account,
-        principal_arn: credential.principal_arn,
-    })
+    Ok(credential.identity)
 }
 
 /// The only value of a header; a signed header that matters here and comes twice is read by one
@@ -323,7 +320,7 @@ fn signature(
     settings.excluded_headers =
         (!authorization.signs(AMZ_DATE)).then(|| vec![Cow::Borrowed(AMZ_DATE)]);
     let key = Credentials::new(
-        &credential.access_key_id,
+        &credential.identity.access_key_id,
         credential.secret.expose(),
         None,
         None,

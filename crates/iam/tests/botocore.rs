@@ -61,11 +61,9 @@ fn case(name: &str) -> Case {
 fn credential(session_token: Option<&str>) -> Credential {
     let fixture = fixture();
     Credential {
-        access_key_id: fixture.access_key_id,
+        identity: Identity::root("000000000000", &fixture.access_key_id),
         secret: Secret::new(fixture.secret),
         session_token: session_token.map(|token| Secret::new(token.to_owned())),
-        account: "000000000000".to_owned(),
-        principal_arn: "arn:aws:iam::000000000000:root".to_owned(),
     }
 }
 
@@ -194,7 +192,7 @@ fn a_wrong_secret_is_a_mismatch_and_an_unknown_key_is_no_client() {
     let text = String::from_utf8(body).expect("UTF-8");
     assert!(text.starts_with(r#"{"message":"The request signature we calculated does not match"#));
     let other = Credential {
-        access_key_id: "AKIAOTHER".to_owned(),
+        identity: Identity::root("000000000000", "AKIAOTHER"),
         ..credential(None)
     };
     let rejection = verified(&case, &case.parts(), &other, at(0)).expect_err("a rejection");

@@ -9,14 +9,20 @@ use colibri_iam::root::{RootCredentialsError, open};
 fn a_new_directory_gets_a_key_that_stays() {
     let directory = tempfile::tempdir().expect("a directory");
     let first = open(directory.path(), "us-east-1", "000000000000").expect("credentials");
-    assert!(first.access_key_id.starts_with("AKIA"));
+    assert!(first.identity.access_key_id.starts_with("AKIA"));
     assert_eq!(
-        (first.access_key_id.len(), first.secret.expose().len()),
+        (
+            first.identity.access_key_id.len(),
+            first.secret.expose().len()
+        ),
         (20, 40)
     );
-    assert_eq!(first.principal_arn, "arn:aws:iam::000000000000:root");
+    assert_eq!(
+        first.identity.principal_arn,
+        "arn:aws:iam::000000000000:root"
+    );
     let again = open(directory.path(), "eu-west-1", "000000000000").expect("credentials");
-    assert_eq!(again.access_key_id, first.access_key_id);
+    assert_eq!(again.identity.access_key_id, first.identity.access_key_id);
     assert!(again.secret.matches(first.secret.expose()));
     let config = fs::read_to_string(directory.path().join("config")).expect("a file");
     assert_eq!(config, "[default]\nregion = us-east-1\n");
@@ -32,7 +38,7 @@ fn two_directories_get_two_keys() {
     );
     let one = open(one.path(), "us-east-1", "000000000000").expect("credentials");
     let two = open(two.path(), "us-east-1", "000000000000").expect("credentials");
-    assert_ne!(one.access_key_id, two.access_key_id);
+    assert_ne!(one.identity.access_key_id, two.identity.access_key_id);
     assert!(!one.secret.matches(two.secret.expose()));
 }
 
@@ -57,7 +63,7 @@ fn a_file_of_someones_own_is_read_and_a_broken_one_is_not_replaced() {
     fs::write(&path, text).expect("a file");
     let mine = open(directory.path(), "us-east-1", "000000000000").expect("credentials");
     assert_eq!(
-        (mine.access_key_id.as_str(), mine.secret.expose()),
+        (mine.identity.access_key_id.as_str(), mine.secret.expose()),
         ("AKIAMINE", "a/b+c=")
     );
     fs::write(&path, "[default]\n").expect("a file");

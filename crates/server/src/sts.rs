@@ -70,7 +70,7 @@ fn caller_identity(identity: &Identity, request_id: &str) -> String {
          </GetCallerIdentityResult><ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>\
          </GetCallerIdentityResponse>",
         escaped(&identity.principal_arn),
-        escaped(&identity.access_key_id),
+        escaped(&identity.principal_id),
         escaped(&identity.account),
     )
 }
