@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod qemu;
 pub mod snapshot;
 pub mod sparse;
+mod working_set;
 
 pub use machine::{
     Architecture, BootSpec, ControlStream, ExitCause, Isolation, LaunchSpec, Machine,

@@ -315,6 +315,12 @@ pub trait Machine: Send + Sync + 'static {
     /// nothing of the suspension is left.
     async fn suspend(&self) -> Result<Suspension, VmmError>;
 
+    /// Notes beside the machine's base which of the base's pages the guest has used, so that they are read
+    /// ahead for the next one. A hint: drivers without it do nothing.
+    async fn note_working_set(&self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Removes the suspension from the machine's directory, if there is one.
     async fn forget_suspension(&self) -> Result<(), VmmError>;
 

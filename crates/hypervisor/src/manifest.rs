@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{MachineShape, VmmDescription};
 
-/// Format that this version writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Format that this version writes; it reads the ones before it too. Version 2 has blocks in its deltas,
+/// compressed where that shrinks them.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// File name of a manifest in its snapshot's directory.
 pub const MANIFEST_FILE: &str = "manifest.json";

@@ -152,12 +152,14 @@ fn read<M: DeserializeOwned>(directory: &Path) -> Result<(M, String), VmmError> 
 }
 
 fn check_format(directory: &Path, version: u32) -> Result<(), VmmError> {
-    if version == FORMAT_VERSION {
+    if (1..=FORMAT_VERSION).contains(&version) {
         return Ok(());
     }
     Err(bad(
         directory,
-        format!("its format version {version} is not {FORMAT_VERSION}, the one this program reads"),
+        format!(
+            "its format version {version} is none of 1 to {FORMAT_VERSION}, which this program reads"
+        ),
     ))
 }
 

@@ -421,6 +421,9 @@ impl Build<'_> {
         let log = Arc::clone(&self.streams.validation);
         let clone = self.machines().clone_of_base(log).await?;
         let calls = hooks::poll(BuildHook::Validate, &clone.guest, port, bound).await?;
+        if let Err(error) = clone.machine.note_working_set().await {
+            tracing::debug!(error = %with_sources(&error), "an image goes without its working set");
+        }
         clone.guest.close().await;
         self.leftovers.end_machines().await;
         self.end(&stage, &format!("/validate answered 200 at call {calls}"));

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
+use tracing::debug;
 
 use super::arguments::{fd, reopened};
 use super::machine::QemuMachine;
@@ -19,6 +20,7 @@ use crate::snapshot::{
     remove_if_there, sync_directory, write_manifest,
 };
 use crate::sparse;
+use crate::working_set::{self, WORKING_SET};
 
 /// Delta file while it is written.
 const MEMORY_DELTA_NEXT: &str = "memory.next";
@@ -92,7 +94,9 @@ impl QemuMachine {
         let directory = self.directory();
         let written = blocking(move || {
             let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
-            let summary = memory.write_delta(&File::open(base.join(MEMORY_BASE))?, delta)?;
+            let pages = memory.pages()?;
+            let base = File::open(base.join(MEMORY_BASE))?;
+            let summary = memory.write_delta(&pages, &base, delta)?;
             let captured = Instant::now();
             let state = read_devices(&directory.join(DEVICES_NEXT))?;
             let manifest = SuspensionManifest {
@@ -115,6 +119,9 @@ impl QemuMachine {
             let mut devices = create(&directory.join(DEVICES))?;
             devices.write_all(&state)?;
             devices.sync_data()?;
+            if let Err(error) = working_set::write(&directory, &pages.shared) {
+                debug!(?directory, %error, "a suspension goes without its working set");
+            }
             write_manifest(&directory, &manifest)?;
             Ok((manifest, captured))
         });
@@ -134,6 +141,7 @@ impl QemuMachine {
                 MEMORY_DELTA,
                 MEMORY_DELTA_NEXT,
                 DEVICES,
+                WORKING_SET,
                 "manifest.json.next",
             ] {
                 remove_if_there(&directory.join(name))?;
@@ -148,6 +156,15 @@ impl QemuMachine {
             }
         })
         .await
+    }
+
+    /// Writes the working set of this machine beside its base.
+    pub(super) async fn describe_working_set(&self) -> Result<(), VmmError> {
+        let base = self.base()?.to_owned();
+        let memory = self.memory()?;
+        blocking(move || working_set::write(&base, &memory.pages()?.shared))
+            .await
+            .map_err(|source| self.io("describe its working set", source))
     }
 
     fn memory(&self) -> Result<GuestMemory, VmmError> {

@@ -426,6 +426,10 @@ impl Machine for QemuMachine {
         }
     }
 
+    async fn note_working_set(&self) -> Result<(), VmmError> {
+        self.describe_working_set().await
+    }
+
     async fn forget_suspension(&self) -> Result<(), VmmError> {
         self.drop_suspension()
             .await

@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::delta::{CHUNK_PAGES, DeltaSummary, DeltaWriter, PAGE_SIZE};
+use crate::working_set::PageRun;
 
 /// A page is in memory.
 const PRESENT: u64 = 1 << 63;
@@ -72,6 +73,15 @@ pub(super) struct GuestMemory {
     mappings: Vec<Mapping>,
 }
 
+/// Pages of a guest that are in memory: runs, ascending.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    /// Copied from the base, and so the process's own.
+    copied: Vec<PageRun>,
+    /// The base's.
+    pub(super) shared: Vec<PageRun>,
+}
+
 impl GuestMemory {
     /// Finds the mappings of `file` in a process.
     pub(super) fn of(pid: u32, file: &Path) -> io::Result<Self> {
@@ -95,12 +105,18 @@ impl GuestMemory {
         Ok(Self { pid, mappings })
     }
 
-    /// Writes every page that differs from `base` into a delta. The guest must be stopped.
-    pub(super) fn write_delta(&self, base: &File, delta: File) -> io::Result<DeltaSummary> {
+    /// Writes every page that differs from `base` into a delta. The guest must be stopped since before
+    /// its pages were looked up.
+    pub(super) fn write_delta(
+        &self,
+        pages: &Pages,
+        base: &File,
+        delta: File,
+    ) -> io::Result<DeltaSummary> {
         let mut writer = DeltaWriter::new(delta)?;
         let mut memory = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
         let mut before = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
-        for (first, count) in self.copied_pages()? {
+        for &(first, count) in &pages.copied {
             let mut page = first;
             let end = first + count;
             while page < end {
@@ -136,10 +152,10 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Runs of pages that were copied from the base, ascending: number of the first, count.
-    fn copied_pages(&self) -> io::Result<Vec<(u64, u64)>> {
+    /// The pages that are in memory, and whose they are.
+    pub(super) fn pages(&self) -> io::Result<Pages> {
         let pagemap = File::open(format!("/proc/{}/pagemap", self.pid))?;
-        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut found = Pages::default();
         let mut buffer = vec![0_u8; 64 * 1024];
         let mut ordered = self.mappings.clone();
         ordered.sort_by_key(|mapping| mapping.offset);
@@ -155,14 +171,17 @@ impl GuestMemory {
                 )?;
                 let first = mapping.offset / PAGE_SIZE as u64 + done;
                 for (index, entry) in buffer[..bytes].as_chunks::<8>().0.iter().enumerate() {
-                    if is_copied(u64::from_ne_bytes(*entry)) {
-                        push(&mut runs, first + index as u64);
+                    let (entry, page) = (u64::from_ne_bytes(*entry), first + index as u64);
+                    if is_copied(entry) {
+                        push(&mut found.copied, page);
+                    } else if entry & PRESENT != 0 {
+                        push(&mut found.shared, page);
                     }
                 }
                 done += count;
             }
         }
-        Ok(runs)
+        Ok(found)
     }
 
     /// Where an offset of guest memory is in the process, and how far that mapping goes on.
@@ -190,7 +209,7 @@ fn is_copied(entry: u64) -> bool {
     entry & (PRESENT | SWAPPED) != 0 && entry & FILE_OR_SHARED == 0
 }
 
-fn push(runs: &mut Vec<(u64, u64)>, page: u64) {
+fn push(runs: &mut Vec<PageRun>, page: u64) {
     match runs.last_mut() {
         Some((first, count)) if *first + *count == page => *count += 1,
         _ => runs.push((page, 1)),

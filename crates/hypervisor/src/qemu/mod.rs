@@ -39,6 +39,7 @@ use crate::snapshot::{
     DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad,
     check_base, read_base, read_base_of_any_host, read_suspension, remove_if_there,
 };
+use crate::working_set;
 
 /// Machine protocol socket in a machine's directory.
 pub(crate) const QMP_SOCKET: &str = "qmp.sock";
@@ -136,6 +137,20 @@ impl Qemu {
             has_network,
         )
         .await
+    }
+
+    /// Has the kernel read what a launch will need, where it is not in the page cache, while QEMU starts.
+    fn read_ahead(&self, memory: File, spec: &LaunchSpec) {
+        let program = self.installation.program.clone();
+        let base = spec.base.clone();
+        let own = spec.resume.then(|| spec.directory.clone());
+        tokio::task::spawn_blocking(move || {
+            working_set::read_file_ahead(&program);
+            if let Some(directory) = &own {
+                working_set::read_file_ahead(&directory.join(MEMORY_DELTA));
+            }
+            working_set::read_ahead(&memory, &base, own.as_deref());
+        });
     }
 
     /// Gives QEMU `/dev/kvm` by descriptor, or the group that may open it.
@@ -249,8 +264,10 @@ impl Vmm for Qemu {
             spec.base.join(DEVICES)
         };
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(io);
+        let memory = File::open(spec.base.join(MEMORY_BASE)).map_err(io)?;
+        self.read_ahead(memory.try_clone().map_err(io)?, &spec);
         let descriptors = vec![
-            (fd::MEMORY, open(&spec.base.join(MEMORY_BASE))?),
+            (fd::MEMORY, memory.into()),
             (fd::ROOT, open(&spec.base.join(ROOT_DISK))?),
             (fd::FROZEN, open(&spec.base.join(DISK))?),
             (
