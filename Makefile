@@ -1,10 +1,10 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance setup guest build lint bench kvm-lab example clean
+.PHONY: help demo test conformance setup guest build lint bench fuzz kvm-lab example clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Set the machine up, build Colibri, and watch it work
 	@scripts/demo
@@ -30,6 +30,9 @@ lint: ## Check format, clippy, shell scripts, dependencies
 
 bench: ## Measure: launch, resume, suspend, density
 	@scripts/bench
+
+fuzz: ## Fuzz what reads hostile bytes, a minute each (FUZZ_SECONDS)
+	@scripts/fuzz
 
 kvm-lab: ## Run the hypervisor's tests on real KVM inside an emulated host
 	@scripts/kvm-lab
