@@ -1,7 +1,7 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance setup guest build lint bench fuzz kvm-lab example clean
+.PHONY: help demo test conformance setup guest build lint bench bench-api fuzz kvm-lab example clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lint: ## Check format, clippy, shell scripts, dependencies
 
 bench: ## Measure: launch, resume, suspend, density
 	@scripts/bench
+
+bench-api: ## Measure the control plane beside a Python emulator of AWS services
+	@scripts/bench-api
 
 fuzz: ## Fuzz what reads hostile bytes, a minute each (FUZZ_SECONDS)
 	@scripts/fuzz

@@ -3,12 +3,12 @@
 //! client can be tried against every operation. Nothing answers at an endpoint: there is no ingress.
 //!
 //! ```sh
-//! cargo run -p colibri-server --example simulated -- DIR
+//! cargo run -p colibri-server --example simulated -- DIR [roomy]
 //! ```
 //!
 //! Prints `ready api=http://ADDRESS data=DIR` and serves until SIGTERM or SIGINT. `DIR` is used as
 //! `colibri serve` uses its own: state is kept there, credentials are made there. Some limits are low,
-//! so that a client can come upon them.
+//! so that a client can come upon them; `roomy` leaves them as they are by default.
 #![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
 
 use std::error::Error;
@@ -56,7 +56,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         colibri_objects::Settings::new(REGION),
     )?;
     let logs = Logs::open(&directory.join("logs"), colibri_logs::Settings::default())?;
-    let control = control(&directory, logs.clone()).await?;
+    let roomy = std::env::args_os()
+        .nth(2)
+        .is_some_and(|word| word == "roomy");
+    let control = control(&directory, logs.clone(), roomy).await?;
     let front = Front::new(
         Arc::clone(&control),
         objects.service(),
@@ -79,7 +82,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn control(directory: &Path, logs: Logs) -> Result<Arc<Control>, Box<dyn Error>> {
+async fn control(
+    directory: &Path,
+    logs: Logs,
+    roomy: bool,
+) -> Result<Arc<Control>, Box<dyn Error>> {
     let world = World::new();
     let place = Place {
         region: Region::parse(REGION)?,
@@ -88,8 +95,10 @@ async fn control(directory: &Path, logs: Logs) -> Result<Arc<Control>, Box<dyn E
     let endpoint = EndpointForm::UnderDomain("microvm.localhost:8443".to_owned());
     // The key of list tokens protects nothing here, where every state ends with its directory.
     let mut settings = Settings::new(place, directory.to_owned(), endpoint, PageKey::new([7; 32]));
-    settings.max_images = MAX_IMAGES;
-    settings.max_running = MAX_RUNNING;
+    if !roomy {
+        settings.max_images = MAX_IMAGES;
+        settings.max_running = MAX_RUNNING;
+    }
     let parts = Parts {
         settings,
         store: Store::open(directory.join("state.db")).await?,
