@@ -92,7 +92,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     let (vmm, guest) = hypervisor(&settings).await?;
     let network = Arc::new(SlotPool::open(&network_settings(&settings, &data)?).await?);
     let builder = ContainerImageBuilder::new(
-        BuilderSettings::below(&data),
+        builder_settings(&settings, &data),
         Arc::clone(&vmm) as _,
         Arc::clone(&network) as _,
         Arc::new(ObjectArtifacts(objects.clone())),
@@ -284,6 +284,17 @@ async fn hypervisor(settings: &Settings) -> Result<(Arc<Qemu>, GuestAssets), Box
         "hypervisor"
     );
     Ok((Arc::new(Qemu::new(installation)), guest))
+}
+
+fn builder_settings(settings: &Settings, data: &Path) -> BuilderSettings {
+    let mut builder = BuilderSettings::below(data);
+    if let Some(mib) = settings.images.base_images_mib {
+        builder.base_images_bytes = mib.saturating_mul(1024 * 1024);
+    }
+    if let Some(hours) = settings.images.base_image_hours {
+        builder.base_image_age = Duration::from_secs(hours.saturating_mul(3600));
+    }
+    builder
 }
 
 fn network_settings(settings: &Settings, data: &Path) -> Result<NetworkSettings, SettingsError> {

@@ -124,6 +124,10 @@ pub(crate) struct Images {
     pub(crate) arm64_requests: Arm64Requests,
     /// Bound of one build, seconds; two hours by default.
     pub(crate) build_seconds: Option<u64>,
+    /// What fetched base images may take on disk, MiB.
+    pub(crate) base_images_mib: Option<u64>,
+    /// Age at which a fetched base image is fetched anew, hours.
+    pub(crate) base_image_hours: Option<u64>,
 }
 
 /// What to do with builds that ask for ARM64 on a host of another architecture.

@@ -5,13 +5,13 @@
 //! downloads reach what the guest may reach and nothing of the host; its own processes, so that
 //! killing it kills every container that it started; its own mounts, in a file system that holds next to nothing
 //! of the host ([`crate::confinement`]). The base images that the Dockerfile names are fetched beforehand over
-//! the host's network, as a registry may be private; the build itself fetches none.
+//! the host's network, as a registry may be private ([`crate::bases`]); the build itself fetches none.
 
 use std::fs::Permissions;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use colibri_guest_protocol::GATEWAY_ADDRESS;
 use rustix::process::{Resource, getrlimit};
@@ -19,14 +19,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::command::{CommandError, RunningCommand};
 use crate::confinement::Confinement;
-use crate::container_config;
 use crate::disk_use;
-use crate::dockerfile;
 use crate::output::{BuildLog, Together};
 use crate::request::{BuildFailure, FailureCode};
-use crate::run_flags;
 use crate::settings::BuilderSettings;
-use crate::storage::{ContainerStorage, STORAGE_TIME};
+use crate::storage::ContainerStorage;
 
 /// How often the build's disk use is measured.
 const DISK_CHECK: Duration = Duration::from_secs(5);
@@ -74,7 +71,17 @@ impl ContainerBuild<'_> {
         let deadline = Instant::now() + self.settings.container_time;
         self.fetch_bases(deadline).await?;
         let running = self.command().stream().map_err(|error| internal(&error))?;
-        self.follow(running, deadline).await
+        match self.follow(running, deadline).await? {
+            Ok(()) => Ok(()),
+            Err(reason) => {
+                tracing::info!(
+                    build_id = self.build_id,
+                    reason,
+                    "the container build failed"
+                );
+                Err(self.failed(&reason))
+            }
+        }
     }
 
     fn write_files(&self) -> std::io::Result<()> {
@@ -90,85 +97,8 @@ impl ContainerBuild<'_> {
         )
     }
 
-    fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         self.work.join("tmp")
-    }
-
-    /// Fetches the base images that are not there yet, over the host's network.
-    async fn fetch_bases(&self, deadline: Instant) -> Result<(), BuildFailure> {
-        let path = self.context.join("Dockerfile");
-        let length = std::fs::metadata(&path)
-            .map_err(|error| BuildFailure::io("read the Dockerfile", &error))?
-            .len();
-        if length > dockerfile::LARGEST {
-            return Err(self.failed("the Dockerfile is larger than 1 MiB"));
-        }
-        let text = std::fs::read(&path)
-            .map_err(|error| BuildFailure::io("read the Dockerfile", &error))?;
-        let text = String::from_utf8_lossy(&text);
-        self.check_run_flags("Dockerfile", &text)?;
-        for image in dockerfile::base_images(&text) {
-            if let Some(inspection) = self.inspect(&image).await {
-                self.check_triggers(&image, &inspection)?;
-                continue;
-            }
-            self.log.append(&format!("fetching the base image {image}"));
-            let pull = self
-                .storage
-                .buildah(&self.scratch())
-                .with_fetch_variables()
-                .arg("pull");
-            let pull = pull
-                .arg("--signature-policy")
-                .arg(self.storage.policy())
-                .args(["--quiet", "--", &image]);
-            match pull
-                .output(deadline.saturating_duration_since(Instant::now()))
-                .await
-            {
-                Ok(_) => {
-                    let inspection = self.inspect(&image).await.unwrap_or_default();
-                    self.check_triggers(&image, &inspection)?;
-                }
-                Err(CommandError::Failed { output, .. }) => {
-                    let output = self.without_host_paths(&output);
-                    self.log.append(&output);
-                    return Err(
-                        self.failed(&format!("could not fetch the base image {image}: {output}"))
-                    );
-                }
-                Err(CommandError::TimedOut { .. }) => return Err(self.out_of_time()),
-                Err(error) => return Err(internal(&error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// What the storage says about an image; `None` where it is not there.
-    async fn inspect(&self, image: &str) -> Option<String> {
-        let inspect = self
-            .storage
-            .buildah(&self.scratch())
-            .args(["inspect", "--type", "image", "--", image]);
-        inspect.output(STORAGE_TIME).await.ok()
-    }
-
-    /// Refuses a base image whose triggers a Dockerfile could not hold either.
-    fn check_triggers(&self, image: &str, inspection: &str) -> Result<(), BuildFailure> {
-        for trigger in container_config::triggers(inspection)? {
-            self.check_run_flags(
-                &format!("base image {image}"),
-                &format!("ONBUILD {trigger}"),
-            )?;
-        }
-        Ok(())
-    }
-
-    fn check_run_flags(&self, of: &str, text: &str) -> Result<(), BuildFailure> {
-        match run_flags::refused(text) {
-            Some(reason) => Err(self.failed(&format!("A RUN instruction of the {of} {reason}."))),
-            None => Ok(()),
-        }
     }
 
     fn command(&self) -> crate::command::HostCommand {
@@ -297,15 +227,16 @@ impl ContainerBuild<'_> {
         words
     }
 
-    /// Passes the output on until the end, a bound, or a full disk.
-    async fn follow(
+    /// Passes the output on until the end, a bound, or a full disk. `Ok(Err(_))` holds the reason that the
+    /// program gave for its failure.
+    pub(crate) async fn follow(
         &self,
         mut running: RunningCommand,
         deadline: Instant,
-    ) -> Result<(), BuildFailure> {
+    ) -> Result<Result<(), String>, BuildFailure> {
         let mut ticks = interval(DISK_CHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let started = std::time::SystemTime::now();
+        let started = SystemTime::now();
         let mut output = BuildOutput {
             work: self.work,
             passed: 0,
@@ -321,7 +252,7 @@ impl ContainerBuild<'_> {
                     }
                 }
                 _ = ticks.tick() => {
-                    if disk_use::written_since(started, self.storage.root(), self.work).await > self.disk_bytes {
+                    if self.has_written_too_much(started).await {
                         running.kill().await;
                         return Err(self.disk_full());
                     }
@@ -334,16 +265,15 @@ impl ContainerBuild<'_> {
         }
         let status = running.wait().await.map_err(|error| internal(&error))?;
         if status.success() {
-            return Ok(());
+            return Ok(Ok(()));
         }
         if output.reason.contains("no space left on device") {
             return Err(self.disk_full());
         }
-        tracing::info!(build_id = self.build_id, %status, reason = output.reason, "the container build failed");
-        Err(self.failed(&output.reason))
+        Ok(Err(output.reason))
     }
 
-    fn failed(&self, reason: &str) -> BuildFailure {
+    pub(crate) fn failed(&self, reason: &str) -> BuildFailure {
         let reason = self.without_host_paths(reason);
         let reason = if reason.is_empty() {
             String::new()
@@ -363,7 +293,11 @@ impl ContainerBuild<'_> {
         ))
     }
 
-    fn disk_full(&self) -> BuildFailure {
+    pub(crate) async fn has_written_too_much(&self, started: SystemTime) -> bool {
+        disk_use::written_since(started, self.storage.root(), self.work).await > self.disk_bytes
+    }
+
+    pub(crate) fn disk_full(&self) -> BuildFailure {
         let text = format!(
             "the container build wrote more than {} bytes, or no space was left; \
              make the image smaller or its disk larger",
@@ -412,7 +346,7 @@ fn ulimit(name: &str, resource: Resource, wanted: u64) -> String {
     format!("{name}={limit}:{limit}")
 }
 
-fn internal(error: &CommandError) -> BuildFailure {
+pub(crate) fn internal(error: &CommandError) -> BuildFailure {
     BuildFailure::internal("run the container build", &with_sources(error))
 }
 

@@ -40,7 +40,7 @@ pub(crate) async fn written_since(started: SystemTime, root: &Path, work: &Path)
 }
 
 /// What trees take on disk, not following links or other file systems.
-async fn allocated<'a>(trees: impl Iterator<Item = &'a Path>) -> u64 {
+pub(crate) async fn allocated<'a>(trees: impl Iterator<Item = &'a Path>) -> u64 {
     let measured = HostCommand::new("sh", Path::new("/"))
         .args(["-c", MEASURE, "sh"])
         .args(trees)

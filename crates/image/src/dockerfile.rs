@@ -1,72 +1,200 @@
-//! Which images a Dockerfile starts from, read well enough to fetch them beforehand. Not a Dockerfile
-//! parser: what it cannot resolve is not fetched, and a build that needs it fails.
+//! Which images a Dockerfile starts from, read well enough to fetch them beforehand, and how its lines may be
+//! read. Not a Dockerfile parser: what it cannot resolve it refuses.
 
-/// Most base images of one Dockerfile; a build with more fails for want of the rest.
+/// Most base images of one Dockerfile.
 const MOST_BASES: usize = 16;
 
 /// Largest Dockerfile looked at, bytes.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
 
+/// Most text of all readings of one Dockerfile together, bytes; an ordinary one has some kilobytes.
+const MOST_READ: usize = 32 * 1024 * 1024;
+
+/// Why the images of a Dockerfile cannot be told, as a sentence about it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnclearBase {
+    /// A name holds a variable without a known value.
+    #[error(
+        "its {instruction} names {name}, in which a variable has no value: give it a default with ARG before the first FROM"
+    )]
+    Variable {
+        /// `FROM` or `COPY`.
+        instruction: &'static str,
+        /// The name as written.
+        name: String,
+    },
+    /// More images than are looked at.
+    #[error("it names more than {MOST_BASES} base images")]
+    TooMany,
+}
+
 /// The images of registries that `FROM` and `COPY --from` name, each once, in order.
-pub(crate) fn base_images(dockerfile: &str) -> Vec<String> {
+///
+/// # Errors
+/// When a name cannot be told, or there are too many.
+pub(crate) fn base_images(dockerfile: &str) -> Result<Vec<String>, UnclearBase> {
     let mut arguments: Vec<(String, String)> = Vec::new();
     let mut stages: Vec<String> = Vec::new();
     let mut bases: Vec<String> = Vec::new();
     for instruction in instructions(dockerfile) {
-        let mut words = instruction.split_whitespace();
-        let named = match words
-            .next()
-            .unwrap_or_default()
-            .to_ascii_uppercase()
-            .as_str()
-        {
+        let (word, rest) = first_word(&instruction);
+        let named = match word.to_ascii_uppercase().as_str() {
             "ARG" if stages.is_empty() => {
-                arguments.extend(words.filter_map(default_of));
+                arguments.extend(rest.split_whitespace().filter_map(default_of));
                 None
             }
-            "FROM" => {
-                let words: Vec<&str> = words.filter(|word| !word.starts_with("--")).collect();
-                let name = words.first().and_then(|word| substituted(word, &arguments));
-                let known = name
-                    .clone()
-                    .filter(|name| !stages.contains(&name.to_ascii_lowercase()));
-                let alias = if words.len() == 3 { words[2] } else { "" };
-                stages.push(alias.to_ascii_lowercase());
-                known
+            "FROM" => match from(rest) {
+                Some((name, alias)) => {
+                    let name = resolved("FROM", name, &arguments)?;
+                    let known = stages.contains(&name.to_ascii_lowercase());
+                    stages.push(alias.to_ascii_lowercase());
+                    (!known).then_some(name)
+                }
+                None => None,
+            },
+            "COPY" => {
+                let mut words = rest.split_whitespace();
+                let name = words.find_map(|word| word.strip_prefix("--from="));
+                name.map(|name| resolved("COPY", name, &[]))
+                    .transpose()?
+                    .filter(|name| {
+                        !stages.contains(&name.to_ascii_lowercase())
+                            && name.parse::<usize>().is_err()
+                    })
             }
-            "COPY" => words
-                .find_map(|word| word.strip_prefix("--from="))
-                .map(str::to_owned)
-                .filter(|name| {
-                    !stages.contains(&name.to_ascii_lowercase()) && name.parse::<usize>().is_err()
-                }),
             _ => None,
         };
         bases.extend(named.filter(|name| is_registry_image(name) && !bases.contains(name)));
-    }
-    bases.truncate(MOST_BASES);
-    bases
-}
-
-/// Instructions with continued lines joined and comments dropped.
-fn instructions(dockerfile: &str) -> Vec<String> {
-    let mut instructions = Vec::new();
-    let mut current = String::new();
-    for line in dockerfile
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with('#'))
-    {
-        if let Some(continued) = line.strip_suffix('\\') {
-            current.push_str(continued);
-            current.push(' ');
-        } else {
-            current.push_str(line);
-            instructions.push(std::mem::take(&mut current));
+        if bases.len() > MOST_BASES {
+            return Err(UnclearBase::TooMany);
         }
     }
-    instructions.push(current);
+    Ok(bases)
+}
+
+/// Every name that some reader may take for the image of a `FROM`: those that [`base_images`] does not
+/// see are not fetched, but may be there.
+pub(crate) fn possible_bases(readings: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for reading in readings {
+        let (word, rest) = first_word(reading);
+        let name = (word.eq_ignore_ascii_case("FROM"))
+            .then(|| from(rest))
+            .flatten()
+            .map(|(name, _)| name.to_owned());
+        names.extend(name.filter(|name| is_registry_image(name) && !names.contains(name)));
+    }
+    names
+}
+
+fn first_word(instruction: &str) -> (&str, &str) {
+    let instruction = instruction.trim_start();
+    instruction
+        .split_once(char::is_whitespace)
+        .unwrap_or((instruction, ""))
+}
+
+/// Image and alias of a `FROM`, which has no other forms than `IMAGE` and `IMAGE AS ALIAS`: a line of
+/// Python in a here-document is none.
+fn from(rest: &str) -> Option<(&str, &str)> {
+    let words: Vec<&str> = rest
+        .split_whitespace()
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    match words[..] {
+        [image] => Some((image, "")),
+        [image, word, alias] if word.eq_ignore_ascii_case("AS") => Some((image, alias)),
+        _ => None,
+    }
+}
+
+fn resolved(
+    instruction: &'static str,
+    name: &str,
+    arguments: &[(String, String)],
+) -> Result<String, UnclearBase> {
+    substituted(name, arguments).ok_or_else(|| UnclearBase::Variable {
+        instruction,
+        name: name.to_owned(),
+    })
+}
+
+/// Instructions, one after the other, as `buildah` reads them.
+fn instructions(dockerfile: &str) -> Vec<String> {
+    let lines: Vec<&str> = dockerfile.lines().collect();
+    let mut instructions = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let (instruction, read) = joined(&lines[at..], Continuation::AsBuildah);
+        if !is_blank(&instruction) {
+            instructions.push(instruction);
+        }
+        at += read;
+    }
     instructions
+}
+
+/// Everything that some reader may take for an instruction: from the start of every line, in each way of
+/// continuing it. `None` when that is more than [`MOST_READ`] bytes: too many continued lines.
+pub(crate) fn readings(dockerfile: &str) -> Option<Vec<String>> {
+    let lines: Vec<&str> = dockerfile.lines().collect();
+    let mut readings = Vec::new();
+    let mut bytes = 0;
+    for at in (0..lines.len()).filter(|&at| !is_blank(lines[at])) {
+        for way in [Continuation::AsBuildah, Continuation::Generous] {
+            let (reading, lines_read) = joined(&lines[at..], way);
+            bytes += reading.len() + lines_read;
+            readings.push(reading);
+        }
+        if bytes > MOST_READ {
+            return None;
+        }
+    }
+    Some(readings)
+}
+
+/// How lines are joined.
+#[derive(Clone, Copy)]
+enum Continuation {
+    /// As the parser in `buildah` does (`openshift/imagebuilder`, `dockerfile/parser`): a backslash with
+    /// nothing but spaces and tabs behind it, and the next line as it stands.
+    AsBuildah,
+    /// Any white space behind the backslash, and none at the start of the next line.
+    Generous,
+}
+
+/// An instruction that begins with the first of these lines, and how many of them it takes. Comments and
+/// empty lines within it count as nothing.
+fn joined(lines: &[&str], continuation: Continuation) -> (String, usize) {
+    let mut instruction = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        if is_blank(line) {
+            if at == 0 {
+                return (instruction, 1);
+            }
+            continue;
+        }
+        let line = match continuation {
+            Continuation::AsBuildah if at > 0 => line,
+            _ => line.trim_start(),
+        };
+        let end = match continuation {
+            Continuation::AsBuildah => line.trim_end_matches([' ', '\t']),
+            Continuation::Generous => line.trim_end(),
+        };
+        let Some(continued) = end.strip_suffix('\\') else {
+            instruction.push_str(line);
+            return (instruction, at + 1);
+        };
+        instruction.push_str(continued);
+    }
+    (instruction, lines.len())
+}
+
+/// Whether a line is empty or a comment.
+fn is_blank(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#')
 }
 
 /// `NAME=value` of an `ARG`, quotes dropped.
@@ -145,7 +273,7 @@ fn has_transport(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::base_images;
+    use super::{UnclearBase, base_images, possible_bases, readings};
 
     #[test]
     fn the_base_images_of_all_stages_are_found() {
@@ -154,7 +282,7 @@ mod tests {
             from python:${VERSION}-${KIND}\nCOPY --from=build /a /a\nCOPY --from=0 /b /b\n\
             COPY --from=ghcr.io/astral-sh/uv:0.5 /uv /uv\nFROM \\\n  registry.local:5000/a/b@sha256:0011\nFROM scratch\n";
         assert_eq!(
-            base_images(dockerfile),
+            base_images(dockerfile).unwrap(),
             [
                 "golang:1.23",
                 "python:3.12-slim",
@@ -168,12 +296,43 @@ mod tests {
     fn defaults_of_arguments_are_taken() {
         let dockerfile =
             "ARG A\nARG B=two\nFROM x:${A:-one}\nFROM ${C-y}:${B:-three}-slim\nFROM z:$B\n";
-        assert_eq!(base_images(dockerfile), ["x:one", "y:two-slim", "z:two"]);
+        assert_eq!(
+            base_images(dockerfile).unwrap(),
+            ["x:one", "y:two-slim", "z:two"]
+        );
     }
 
     #[test]
     fn what_is_no_registry_image_is_left_alone() {
-        let dockerfile = "FROM oci:/etc\nFROM dir:x\nFROM $UNKNOWN\nFROM --help\nFROM -rf\nFROM a;b\nFROM docker://x\n";
-        assert!(base_images(dockerfile).is_empty());
+        let dockerfile = "FROM oci:/etc\nFROM dir:x\nFROM --help\nFROM -rf\nFROM a;b\nFROM docker://x\n\
+            RUN <<EOF\nfrom os import path\nEOF\n";
+        assert_eq!(base_images(dockerfile), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_base_that_cannot_be_told_is_refused() {
+        for unclear in [
+            "FROM $UNKNOWN",
+            "FROM ${A:+x}",
+            "FROM a\nCOPY --from=$X /a /a",
+        ] {
+            let refused = base_images(unclear);
+            assert!(
+                matches!(refused, Err(UnclearBase::Variable { .. })),
+                "{unclear}"
+            );
+        }
+        let many: String = (0..17).map(|at| format!("FROM a{at}\n")).collect();
+        assert_eq!(base_images(&many), Err(UnclearBase::TooMany));
+    }
+
+    #[test]
+    fn every_line_may_begin_an_instruction() {
+        let hidden = "FROM a\nRUN true \\\u{a0}\nFROM evil\nRUN <<'X\\'\nX\\\nFROM worse AS w\n";
+        assert_eq!(
+            possible_bases(&readings(hidden).unwrap()),
+            ["a", "evil", "worse"]
+        );
+        assert_eq!(readings(&"\\\n".repeat(500_000)), None);
     }
 }

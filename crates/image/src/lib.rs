@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod bases;
 mod builder;
 mod command;
 mod confinement;
@@ -17,6 +18,7 @@ mod disk_use;
 mod dockerfile;
 mod duration;
 mod environment;
+mod fetched;
 mod guest;
 mod hooks;
 mod leftovers;

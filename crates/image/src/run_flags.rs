@@ -4,7 +4,11 @@
 //! (see [`crate::confinement`]), but the storage of all builds is in it. So what can lead there is refused
 //! here, in Dockerfiles and in the `ONBUILD` triggers of base images, whatever `buildah` is installed.
 //!
-//! Not a Dockerfile parser: in doubt it refuses.
+//! Not a Dockerfile parser: in doubt it refuses. Every line is looked at as if an instruction began there, in
+//! each way that its continuation may be read ([`dockerfile::readings`]): what one reader takes for the rest
+//! of a harmless line may be an instruction of its own to another.
+
+use crate::dockerfile;
 
 /// Flags of `RUN` that are looked at; others are refused.
 const MOUNT: &str = "--mount";
@@ -19,8 +23,11 @@ pub(crate) fn refused(text: &str) -> Option<Reason> {
     if let Some(reason) = text.lines().find_map(other_escape) {
         return Some(reason);
     }
+    let Some(readings) = dockerfile::readings(text) else {
+        return Some("is continued over too many lines".to_owned());
+    };
     let mut caches = Vec::new();
-    instructions(text)
+    readings
         .iter()
         .find_map(|instruction| check(instruction, &mut caches).err())
 }
@@ -33,27 +40,6 @@ fn other_escape(line: &str) -> Option<Reason> {
     other.then(|| {
         "may only be continued with a backslash, not by another escape character".to_owned()
     })
-}
-
-/// Instructions as `buildah` joins them: nothing between continued parts, comments and empty lines in
-/// between dropped.
-fn instructions(text: &str) -> Vec<String> {
-    let mut instructions = Vec::new();
-    let mut current = String::new();
-    for line in text.lines() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if let Some(continued) = line.strip_suffix('\\') {
-            current.push_str(continued);
-        } else {
-            current.push_str(line);
-            instructions.push(std::mem::take(&mut current));
-        }
-    }
-    instructions.push(current);
-    instructions
 }
 
 fn check(instruction: &str, caches: &mut Vec<String>) -> Result<(), Reason> {
@@ -215,6 +201,18 @@ mod tests {
             "# escape=`\nRUN `\n--mount=type=cache,target=../x ls",
             "RUN --mount=type=cache,target=/x a\nRUN --mount=type=cache,target=/x/link b",
             "RUN --mount=type=cache,id=x/link,target=/b a\nRUN --mount=type=cache,target=/x b",
+            // White space behind a backslash that continues the line for one reader only.
+            "RUN true \\\u{a0}\nRUN --mount=type=cache,target=../x ls",
+            "RUN true \\\u{b}\nRUN --mount=type=cache,target=../x ls",
+            "RUN true \\\u{c}\nRUN --mount=type=cache,target=../x ls",
+            "RUN true \\\u{2003}\nRUN --mount=type=cache,target=../x ls",
+            "RUN true \\\r\r\nRUN --mount=type=cache,target=../x ls",
+            "RUN true \\ \t\n --mount=x \\\nRUN --mount=type=cache,target=../x ls",
+            "RUN \\ \t\n--mount=type=cache,target=../x ls",
+            // The end of a here-document that looks like a line to continue.
+            "RUN <<'X\\'\ntrue\nX\\\nRUN --mount=type=cache,target=../x ls",
+            // White space that begins a continued line parts two flags.
+            "RUN --mount=type=secret,env=1\\\n --mount=type=cache,id=../x,target=/y ls",
         ] {
             assert!(refused(line).is_some(), "{line}");
         }

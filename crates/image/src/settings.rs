@@ -25,6 +25,8 @@ pub struct BuilderSettings {
     /// Storage whose images a `FROM` finds besides our own, read-only: the host's, where locally made
     /// base images are. Ignored where it does not exist.
     pub base_storage: Option<PathBuf>,
+    /// The host's configuration of registries: mirrors and private registries are its owner's decision.
+    pub registries_file: PathBuf,
     /// OCI runtime, by name or path.
     pub runtime: PathBuf,
     /// First host user and group id of the 65,536 that a build's containers live in. No other process
@@ -47,6 +49,12 @@ pub struct BuilderSettings {
     /// What a container build may write, as a multiple of the root disk's size: layers, copies
     /// between stages, and the final image's archive all count.
     pub container_disk_multiple: u64,
+    /// What fetched base images may take on disk when no build is at work, bytes; the least recently used
+    /// go first.
+    pub base_images_bytes: u64,
+    /// Age at which a fetched base image is fetched anew by the next build that starts from it, unless it is
+    /// named by its digest.
+    pub base_image_age: Duration,
     /// Time for a booted machine's agent to answer. Software emulation is slow.
     pub agent_time: Duration,
 }
@@ -60,6 +68,7 @@ impl BuilderSettings {
             storage_directory: data_directory.join("containers/storage"),
             run_directory: run_directory(data_directory),
             base_storage: Some(PathBuf::from("/var/lib/containers/storage")),
+            registries_file: PathBuf::from("/etc/containers/registries.conf"),
             runtime: default_runtime(),
             first_container_id: 1_000_000,
             artifact_bytes: GIB,
@@ -70,6 +79,8 @@ impl BuilderSettings {
             container_memory_bytes: 2 * GIB,
             container_cpu_shares: 512,
             container_disk_multiple: 4,
+            base_images_bytes: 32 * GIB,
+            base_image_age: Duration::from_secs(24 * 60 * 60),
             agent_time: Duration::from_secs(120),
         }
     }

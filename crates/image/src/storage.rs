@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::command::{CommandError, HostCommand};
+use crate::disk_use;
+use crate::fetched::Fetched;
 use crate::settings::BuilderSettings;
 
 /// What a build's image is called in the storage; the build's id follows.
@@ -21,9 +23,6 @@ const POLICY: &str = r#"{"default":[{"type":"reject"}],"transports":{
     "docker":{"":[{"type":"insecureAcceptAnything"}]},
     "containers-storage":{"":[{"type":"insecureAcceptAnything"}]}}}"#;
 
-/// The host's registry configuration, kept: mirrors and private registries are its owner's decision.
-const HOST_REGISTRIES: &str = "/etc/containers/registries.conf";
-
 /// What Docker's users expect of `FROM python:3.12`; Debian's configuration names no registry for it.
 const SHORT_NAMES: &str = "unqualified-search-registries = [\"docker.io\"]\n";
 
@@ -33,6 +32,10 @@ pub(crate) struct ContainerStorage {
     root: PathBuf,
     run: PathBuf,
     base: Option<PathBuf>,
+    registries: PathBuf,
+    fetched: Fetched,
+    /// What the storage may take when no build is at work, bytes.
+    budget_bytes: u64,
     /// Held shared by builds; exclusively by who removes what no build holds any more.
     users: RwLock<()>,
 }
@@ -49,6 +52,9 @@ impl ContainerStorage {
             root: settings.storage_directory.clone(),
             run: settings.run_directory.clone(),
             base: settings.base_storage.clone(),
+            registries: settings.registries_file.clone(),
+            fetched: Fetched::below(settings.storage_directory.with_file_name("bases")),
+            budget_bytes: settings.base_images_bytes,
             users: RwLock::default(),
         }
     }
@@ -74,7 +80,7 @@ impl ContainerStorage {
         std::fs::write(self.policy(), POLICY)?;
         std::fs::write(
             self.run.join("registries.conf"),
-            registries(&host_registries()),
+            registries(&std::fs::read_to_string(&self.registries).unwrap_or_default()),
         )
     }
 
@@ -142,6 +148,24 @@ impl ContainerStorage {
         self.run.join("policy.json")
     }
 
+    /// The account of base images that were fetched.
+    pub(crate) fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
+    /// Removes a base image that was fetched. One that a build just uses loses its name and goes later.
+    pub(crate) async fn remove_fetched(&self, image: &str, scratch: &Path) {
+        let removed = self
+            .buildah(scratch)
+            .args(["rmi", "--force", "--", image])
+            .output(STORAGE_TIME)
+            .await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, image, "could not remove a base image");
+        }
+        self.fetched.forget(image);
+    }
+
     /// Name of a build's image.
     pub(crate) fn image_name(build_id: &str) -> String {
         format!("{IMAGE_PREFIX}{build_id}")
@@ -170,8 +194,9 @@ impl ContainerStorage {
         }
     }
 
-    /// Removes what no build uses: containers of killed builds, images without a name. Does nothing
-    /// while a build is at work; the last one to end prunes for all. Downloaded base images stay.
+    /// Removes what no build uses: containers of killed builds, images without a name, and of the base images
+    /// that were fetched the least recently used, until all fit into their budget. Does nothing while a build
+    /// is at work; the last one to end prunes for all.
     pub(crate) async fn prune(&self, scratch: &Path) {
         let Ok(_alone) = self.users.try_write() else {
             return;
@@ -185,6 +210,16 @@ impl ContainerStorage {
             {
                 tracing::warn!(%error, "could not prune the container storage");
             }
+        }
+        while let Some(image) = self.fetched.least_recently_used() {
+            if disk_use::allocated([self.root.as_path()].into_iter()).await <= self.budget_bytes {
+                break;
+            }
+            tracing::info!(
+                image,
+                "removing a base image: they take more than their budget"
+            );
+            self.remove_fetched(&image, scratch).await;
         }
     }
 
@@ -223,10 +258,6 @@ fn build_images(json: &str) -> Vec<String> {
         .filter(|name| name.starts_with(IMAGE_PREFIX))
         .map(str::to_owned)
         .collect()
-}
-
-fn host_registries() -> String {
-    std::fs::read_to_string(HOST_REGISTRIES).unwrap_or_default()
 }
 
 /// The host's configuration, with the registry of short names added where it names none.

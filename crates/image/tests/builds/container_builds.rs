@@ -1,18 +1,11 @@
 //! Dockerfiles built for real, friendly and hostile, down to the root disk. The machine is left out:
 //! see `common`. Skipped, with the reason printed, where this machine cannot build containers.
-#![cfg(target_arch = "x86_64")]
-#![expect(
-    clippy::unwrap_used,
-    reason = "what the tests share fails by panicking, as they do"
-)]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{BASE, ground};
 use colibri_image::{BuildStage, FailureCode, ImageBuilder as _, Progress};
-use common::{BASE, ground};
 
 /// Sets `cap_net_raw+ep` on `/ping`: setxattr(2), by its number, because a slim image has no `setcap`.
 const CAPABILITY: &str = r#"($f, $n, $v) = ("/ping", "security.capability", pack("V5", 0x02000001, 0x2000, 0, 0, 0)); syscall(188, $f, $n, $v, 20, 0) == 0 or die $!"#;
