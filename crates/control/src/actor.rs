@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use colibri_hypervisor::{ExitCause, Machine};
 use colibri_network::Slot;
 use colibri_store::{Microvm, Phase, StoreError, Transition};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::control::Shared;
 use crate::documents::{self, LaunchSettings, MachineIdentity};
 use crate::flow::Stopped;
+use crate::idle::idle_for;
+use crate::lease::Lease;
 use crate::ready::Running;
 use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status, WrongPhase};
 use crate::run::ingress_of;
@@ -56,6 +57,10 @@ pub(crate) struct Actor {
     pub(crate) slot: Option<Arc<dyn Slot>>,
     pub(crate) machine: Option<Arc<dyn Machine>>,
     pub(crate) session: Option<Session>,
+    /// Its own entry in the registry.
+    pub(crate) handle: Arc<Handle>,
+    /// While it has a slot: the task that answers its guest at the metadata address.
+    pub(crate) served_guest: Option<AbortOnDropHandle<()>>,
     pub(crate) running: Option<Arc<Running>>,
     /// What an earlier daemon recorded and this one has not taken over yet.
     pub(crate) recorded: Recorded,
@@ -123,6 +128,7 @@ impl Actor {
             },
             mailbox: sender,
             status: seen,
+            lease: Lease::default(),
             waiting: AtomicUsize::new(0),
             wanted: Arc::clone(&wanted),
             auto_resume: settings
@@ -151,6 +157,8 @@ impl Actor {
             slot: None,
             machine: None,
             session: None,
+            handle: Arc::clone(&handle),
+            served_guest: None,
             running: None,
             recorded: Recorded {
                 slot: row.slot,
@@ -228,7 +236,7 @@ impl Actor {
             code = session.application_exit() => code.map_or(Next::SessionLost, Next::ApplicationExited),
             cause = machine.exited() => Next::ProcessEnded(cause),
             () = self.shared.clock.reached(lifetime) => Next::LifetimeOver,
-            () = idle_for(running, idle_limit) => Next::IdleOver,
+            () = idle_for(running, &self.handle.lease, idle_limit) => Next::IdleOver,
         }
     }
 
@@ -350,23 +358,9 @@ async fn kept_process_must_go(leave: Option<&Notify>, machine: Option<&dyn Machi
     }
 }
 
-fn lifetime_end(created_at: i64, settings: &LaunchSettings) -> i64 {
+/// When a MicroVM's lifetime is over, milliseconds since the Unix epoch.
+pub(crate) fn lifetime_end(created_at: i64, settings: &LaunchSettings) -> i64 {
     created_at.saturating_add(i64::from(settings.maximum_duration_seconds) * 1000)
-}
-
-/// Returns when no byte has crossed the endpoint for `limit` seconds; never without a limit.
-async fn idle_for(running: &Running, limit: Option<u32>) {
-    let Some(limit) = limit else {
-        return std::future::pending().await;
-    };
-    let limit = Duration::from_secs(limit.into());
-    loop {
-        let over = running.last_activity() + limit;
-        if over <= Instant::now() {
-            return;
-        }
-        sleep_until(over).await;
-    }
 }
 
 /// The reason of section 5.6 for an application that ended.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use colibri_hypervisor::Vmm;
 use colibri_image::ImageBuilder;
+use colibri_metadata::Metadata;
 use colibri_network::Network;
 use colibri_store::Store;
 use colibri_wire::ApiError;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     /// Processes of suspended MicroVMs that are kept.
     pub(crate) hot: HotTier,
+    /// What guests find at their metadata addresses.
+    pub(crate) metadata: Arc<Metadata>,
     /// Changes whenever a build or a removal ends.
     pub(crate) images_changed: watch::Sender<u64>,
 }
@@ -137,6 +140,7 @@ impl Control {
             build_turns,
             pool,
             hot,
+            metadata: Arc::new(Metadata::new()),
             images_changed: watch::channel(0).0,
         });
         let control = Arc::new(Self {

@@ -147,6 +147,7 @@ impl Actor {
         tracing::info!(microvm_id = %self.id, machine = waiting.id, "took a machine out of the pool");
         let (slot, machine) = waiting.into_parts();
         (self.slot, self.machine) = (Some(slot), Some(machine));
+        self.serve_guest().await;
         true
     }
 
@@ -198,6 +199,7 @@ impl Actor {
         let slot = slot.map_err(LaunchFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
         prepared.map_err(LaunchFailure::Directory)?;
+        self.serve_guest().await;
         let base = self.shared.settings.base_directory(
             &self.image_name,
             self.version,

@@ -242,6 +242,7 @@ impl Actor {
         })?;
         self.recorded.slot = None;
         self.slot = Some(slot);
+        self.serve_guest().await;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use colibri_store::Phase;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::lease::Lease;
 use crate::ready::Running;
 
 /// Commands that an actor's mailbox holds; one more is refused as throttled.
@@ -60,6 +61,8 @@ pub(crate) struct Handle {
     pub(crate) endpoint: Endpoint,
     pub(crate) mailbox: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<Status>,
+    /// What its guest says of being busy.
+    pub(crate) lease: Lease,
     /// Requests that wait for it.
     pub(crate) waiting: AtomicUsize,
     /// Traffic wants it: a mark, not a queue, so that a thousand requests wake it once.

@@ -118,6 +118,7 @@ impl Actor {
     /// A captured MicroVM lets go of its process and its slot, unless the host has room to keep them: its
     /// row says in either case that it has neither.
     pub(crate) async fn put_away(&mut self) {
+        self.handle.lease.forget();
         let delta_bytes = self.delta_bytes.take();
         if let (Some(bytes), Some(_), Some(_)) = (delta_bytes, &self.machine, &self.slot) {
             self.leave = self.shared.hot.admit(&self.id, bytes, &self.shared);
@@ -151,6 +152,7 @@ impl Actor {
             // One that cannot be had is gone; the next daemon sweeps what this is wrong about.
             self.slot = self.shared.network.adopt(index).await.ok();
         }
+        self.served_guest = None;
         if let Some(slot) = self.slot.take() {
             self.persevere("release its network slot", || release(&slot))
                 .await;

@@ -5,10 +5,12 @@ mod common;
 
 use std::time::Duration;
 
-use colibri_testkit::{Fault, Operation};
+use colibri_testkit::{Fault, HookPlan, Operation};
 use colibri_wire::shape::microvm::MicrovmState;
 use common::{Daemon, all_hooks, auto};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 /// A header of the hook that was called last.
 fn header_of_last(daemon: &Daemon, id: &str, name: &str) -> Option<String> {
@@ -80,4 +82,132 @@ async fn a_clock_that_was_set_late_is_set_again_before_traffic() {
     let shown = daemon.world.guest(&id).unwrap().wall_clock().unwrap();
     let behind = daemon.clock.passed_since(shown);
     assert!(behind < Duration::from_millis(20), "{behind:?}");
+}
+
+/// Asks the metadata address, as the guest; status and body.
+async fn ask(daemon: &Daemon, id: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 21600";
+    let (status, token) = send(daemon, id, "PUT", "/latest/api/token", ttl, "").await;
+    assert_eq!(status, 200, "{token}");
+    let token = format!("X-aws-ec2-metadata-token: {token}");
+    send(daemon, id, method, path, &token, body).await
+}
+
+async fn send(
+    daemon: &Daemon,
+    id: &str,
+    method: &str,
+    path: &str,
+    header: &str,
+    body: &str,
+) -> (u16, String) {
+    let mut stream = daemon.world.dial_metadata(id).unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    (answer[9..12].parse().unwrap(), body)
+}
+
+async fn idle_after(daemon: &Daemon, id: &str) -> u64 {
+    let begun = Instant::now();
+    assert_eq!(
+        daemon.reaches(id, MicrovmState::Suspended).await,
+        MicrovmState::Suspended
+    );
+    begun.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_guest_is_not_idle_and_its_idleness_begins_when_it_stops() {
+    let daemon = Daemon::with_image().await;
+    let id = daemon.run(auto()).await;
+    let busy = |seconds: u32| format!("{{\"seconds\": {seconds}}}");
+    let path = "/colibri/v1/busy";
+    assert_eq!(ask(&daemon, &id, "PUT", path, &busy(300)).await.0, 200);
+    // Renewed before it is over.
+    tokio::time::sleep(Duration::from_secs(250)).await;
+    assert_eq!(daemon.get(&id).await.state, MicrovmState::Running);
+    assert_eq!(ask(&daemon, &id, "PUT", path, &busy(300)).await.0, 200);
+    let idle = idle_after(&daemon, &id).await;
+    assert!((360..=365).contains(&idle), "{idle}");
+
+    // Awake again, it is not busy any more.
+    daemon.request(&id).await;
+    assert_eq!(
+        ask(&daemon, &id, "GET", path, "").await.1,
+        "{\"seconds\":0}"
+    );
+    // One that says it is done is idle from then on.
+    assert_eq!(ask(&daemon, &id, "PUT", path, &busy(3600)).await.0, 200);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(ask(&daemon, &id, "DELETE", path, "").await.0, 200);
+    let idle = idle_after(&daemon, &id).await;
+    assert!((60..=65).contains(&idle), "{idle}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_can_have_itself_suspended_and_wakes_as_after_any_suspension() {
+    let daemon = Daemon::with_image_of(all_hooks()).await;
+    let id = daemon.run(auto()).await;
+    let asked = ask(&daemon, &id, "POST", "/colibri/v1/suspend", "").await;
+    assert_eq!(asked.0, 202);
+    daemon.reaches(&id, MicrovmState::Suspended).await;
+    assert_eq!(daemon.request(&id).await, 1);
+    let hooks = daemon.world.guest(&id).unwrap().hook_names();
+    assert_eq!(hooks, ["run", "suspend", "resume"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_learns_who_it_is_and_speaks_for_nobody_else() {
+    let daemon = Daemon::with_image().await;
+    let (one, two) = (daemon.run(auto()).await, daemon.run(auto()).await);
+    for id in [&one, &two] {
+        let (status, body) = ask(&daemon, id, "GET", "/colibri/v1/identity", "").await;
+        let about: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (status, about["microvmId"].as_str()),
+            (200, Some(id.as_str()))
+        );
+        assert_eq!(about["imageArn"], common::IMAGE);
+        let started = about["startedAt"].as_f64().unwrap();
+        let ends = about["endsAt"].as_f64().unwrap();
+        assert!((ends - started - 28_800.0).abs() < 0.001);
+    }
+    // What one suspends is itself.
+    ask(&daemon, &one, "POST", "/colibri/v1/suspend", "").await;
+    daemon.reaches(&one, MicrovmState::Suspended).await;
+    assert_eq!(daemon.get(&two).await.state, MicrovmState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metadata_address_answers_after_a_crash_of_the_daemon_and_from_the_run_hook_on() {
+    let mut daemon = Daemon::with_image_of(all_hooks()).await;
+    daemon.world.plan_hook("run", HookPlan::Silent);
+    let id = daemon.launch(auto()).await;
+    while daemon
+        .world
+        .guest(&id)
+        .is_none_or(|guest| guest.hooks().is_empty())
+    {
+        tokio::task::yield_now().await;
+    }
+    let busy = ask(&daemon, &id, "PUT", "/colibri/v1/busy", "{\"seconds\": 60}").await;
+    let suspend = ask(&daemon, &id, "POST", "/colibri/v1/suspend", "").await;
+    assert_eq!((busy.0, suspend.0), (200, 409));
+    daemon.terminate(&id).await.unwrap();
+    daemon.terminated(&id).await;
+
+    daemon.world.plan_hook("run", HookPlan::Status(200));
+    let id = daemon.run(auto()).await;
+    daemon.crash_and_restart().await;
+    daemon.control.ready(&id).await.unwrap();
+    assert_eq!(
+        ask(&daemon, &id, "GET", "/colibri/v1/identity", "").await.0,
+        200
+    );
 }

@@ -58,6 +58,11 @@ pub const AGENT_GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 100, 1);
 /// TCP port of the agent's forwarder on [`AGENT_ADDRESS`].
 pub const FORWARD_PORT: u16 = 1;
 
+/// Where a guest asks the host for what concerns itself; on the host's side of the link.
+pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// TCP port of [`METADATA_ADDRESS`].
+pub const METADATA_PORT: u16 = 80;
+
 /// MAC address of the tap on every slot. The guest's ARP cache is part of its snapshot: a clone on a
 /// tap with another address answers nobody.
 pub const TAP_MAC: &str = "02:00:5e:10:00:01";

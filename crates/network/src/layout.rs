@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use colibri_guest_protocol::{
     AGENT_ADDRESS, AGENT_GATEWAY_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, LINK_PREFIX,
-    TAP_MAC,
+    METADATA_ADDRESS, TAP_MAC,
 };
 
 use crate::address_block::Link;
@@ -131,6 +131,7 @@ fn slot_script(link: Option<Link>) -> String {
          link set dev {TAP} address {TAP_MAC} addrgenmode none\n\
          addr add {GATEWAY_ADDRESS}/{LINK_PREFIX} dev {TAP}\n\
          addr add {AGENT_GATEWAY_ADDRESS}/{LINK_PREFIX} dev {TAP}\n\
+         addr add {METADATA_ADDRESS}/32 dev {TAP}\n\
          link set dev {TAP} up\n\
          neigh replace {GUEST_ADDRESS} lladdr {GUEST_MAC} dev {TAP} nud permanent\n\
          neigh replace {AGENT_ADDRESS} lladdr {GUEST_MAC} dev {TAP} nud permanent\n"

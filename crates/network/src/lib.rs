@@ -9,6 +9,7 @@
 //!   guest -- tap0 -- [from_guest, input, out] -- uplink ==veth== cb<mark>v<slot> -- [guard] -- internet
 //!              |
 //!              +-- 172.16.0.1:53, relayed by the daemon from the host's namespace
+//!              +-- 169.254.169.254:80, where the daemon listens for the guest of this slot
 //! ```
 //!
 //! What a guest may do is decided twice: by the rules in its namespace (`rules.rs`), which nobody on
@@ -21,6 +22,7 @@ mod commands;
 mod dns;
 mod host_table;
 mod layout;
+mod listener;
 pub mod namespace;
 mod pool;
 mod probe;
@@ -47,6 +49,16 @@ use tokio::net::TcpStream;
 pub trait GuestStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl GuestStream for TcpStream {}
 impl GuestStream for tokio::io::DuplexStream {}
+
+/// Connections that a slot's guest makes to the metadata address.
+#[async_trait]
+pub trait GuestListener: Send {
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    /// When the kernel cannot take one; the next one may do.
+    async fn accept(&mut self) -> io::Result<Box<dyn GuestStream>>;
+}
 
 /// What a slot lets its guest reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,6 +121,12 @@ pub trait Slot: Send + Sync + 'static {
     /// `ConnectionRefused` when nothing listens on that port in the guest; any other kind when the
     /// guest itself cannot be reached.
     async fn connect(&self, port: u16) -> io::Result<Box<dyn GuestStream>>;
+
+    /// Listens on the metadata address, which the slot's guest alone reaches. One listener at a time.
+    ///
+    /// # Errors
+    /// When the address is in use, or the slot is of a version that had none.
+    async fn listen(&self) -> io::Result<Box<dyn GuestListener>>;
 
     /// Gives the slot back: nothing of the guest's network is left. Safe to repeat.
     async fn release(&self) -> Result<(), NetworkError>;

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use colibri_guest_protocol::{
     AGENT_ADDRESS, AGENT_GATEWAY_ADDRESS, FORWARD_PORT, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC,
+    METADATA_ADDRESS, METADATA_PORT,
 };
 use ipnet::Ipv4Net;
 
@@ -73,6 +74,8 @@ table inet slot {{
         ip saddr {GUEST_ADDRESS} ip daddr {GATEWAY_ADDRESS} icmp type echo-request limit rate 20/second accept
         meta l4proto icmp drop
         ct state established accept
+        # A guest that asks more often waits for its next attempt.
+        ip saddr {GUEST_ADDRESS} ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} limit rate 20/second burst 50 packets accept
 "#
     );
     if egress == Egress::Internet {

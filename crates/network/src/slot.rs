@@ -15,10 +15,11 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::dns::DnsRelay;
+use crate::listener::SlotListener;
 use crate::pool::Pool;
 use crate::stream::SlotStream;
 use crate::tap::open_tap;
-use crate::{Egress, GuestStream, NetworkError, Slot};
+use crate::{Egress, GuestListener, GuestStream, NetworkError, Slot};
 
 /// How long each attempt at the TCP handshake with the guest's agent gets; five seconds in all. A
 /// first packet may be lost when the VMM has only just opened the tap (the kernel switches its queue
@@ -171,6 +172,12 @@ impl Slot for TakenSlot {
                 ))
             })?;
         Ok(Box::new(SlotStream::new(stream, &self.ended)))
+    }
+
+    async fn listen(&self) -> io::Result<Box<dyn GuestListener>> {
+        let visitor = self.pool.commands().visitor();
+        let listener = SlotListener::open(visitor, &self.namespace, &self.ended).await?;
+        Ok(Box::new(listener))
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

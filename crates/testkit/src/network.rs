@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot, SlotUsage};
+use colibri_network::{Egress, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 
 use crate::application;
 use crate::faults::{Operation, lock};
@@ -81,6 +83,19 @@ impl Network for SimulatedNetwork {
     }
 }
 
+struct SimulatedListener(mpsc::UnboundedReceiver<DuplexStream>);
+
+#[async_trait]
+impl GuestListener for SimulatedListener {
+    async fn accept(&mut self) -> io::Result<Box<dyn GuestStream>> {
+        match self.0.recv().await {
+            Some(stream) => Ok(Box::new(stream)),
+            // Another listener has its place.
+            None => std::future::pending().await,
+        }
+    }
+}
+
 #[async_trait]
 impl Slot for SimulatedSlot {
     fn index(&self) -> u32 {
@@ -106,6 +121,12 @@ impl Slot for SimulatedSlot {
             .ok_or_else(|| io::Error::from(io::ErrorKind::HostUnreachable))?;
         let stream = application::connect(&machine, port)?;
         Ok(Box::new(stream))
+    }
+
+    async fn listen(&self) -> io::Result<Box<dyn GuestListener>> {
+        let (connect, connections) = mpsc::unbounded_channel();
+        lock(&self.world.listeners).insert(FIRST_UID + self.index, connect);
+        Ok(Box::new(SimulatedListener(connections)))
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

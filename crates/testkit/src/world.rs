@@ -10,6 +10,9 @@ use colibri_hypervisor::{ExitCause, MachineShape, Vmm};
 use colibri_image::{BuildFailure, BuildRequest, ImageBuilder};
 use colibri_network::{Egress, Network};
 
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+
 use crate::builder::SimulatedBuilder;
 use crate::faults::{Faults, lock};
 use crate::guest::{GuestHandle, HookPlan};
@@ -17,6 +20,8 @@ use crate::machine::MachineState;
 use crate::network::SimulatedNetwork;
 use crate::vmm::SimulatedVmm;
 
+/// Bytes that a connection to the metadata address holds before a writer waits.
+const METADATA_BUFFER: usize = 64 * 1024;
 /// Slots of a new world.
 const SLOTS: u32 = 64;
 
@@ -31,6 +36,8 @@ pub(crate) struct WorldState {
     pub(crate) shape: MachineShape,
     pub(crate) machines: Mutex<BTreeMap<String, Arc<MachineState>>>,
     pub(crate) slots: Mutex<BTreeMap<u32, Egress>>,
+    /// Who listens on a slot's metadata address, by the user id of the slot.
+    pub(crate) listeners: Mutex<HashMap<u32, mpsc::UnboundedSender<DuplexStream>>>,
     pub(crate) capacity: AtomicU32,
     pub(crate) faults: Faults,
     pub(crate) hooks: Mutex<HashMap<String, HookPlan>>,
@@ -71,6 +78,7 @@ impl World {
                 },
                 machines: Mutex::default(),
                 slots: Mutex::default(),
+                listeners: Mutex::default(),
                 capacity: AtomicU32::new(SLOTS),
                 faults: Faults::default(),
                 hooks: Mutex::default(),
@@ -164,6 +172,15 @@ impl World {
     #[must_use]
     pub fn guest(&self, id: &str) -> Option<GuestHandle> {
         self.state.called(id).map(GuestHandle::new)
+    }
+
+    /// A connection of that guest's to the metadata address; none where nobody listens.
+    #[must_use]
+    pub fn dial_metadata(&self, id: &str) -> Option<DuplexStream> {
+        let uid = self.state.called(id)?.uid?;
+        let (near, far) = tokio::io::duplex(METADATA_BUFFER);
+        let listener = lock(&self.state.listeners).get(&uid).cloned()?;
+        listener.send(far).ok().map(|()| near)
     }
 
     /// Ends a machine's process from outside, as the kernel would.

@@ -82,6 +82,19 @@ def connect(host, port, timeout=3):
         return {"outcome": "failed", "error": str(error)}
 
 
+def ask_metadata(method, path, headers, body=None):
+    connection = http.client.HTTPConnection("169.254.169.254", timeout=10)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return {"status": answer.status, "body": answer.read().decode()}
+
+
+def metadata(method, path, body=None):
+    """What the metadata address answers, asked as an SDK asks: with a token."""
+    token = ask_metadata("PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "21600"})
+    return ask_metadata(method, path, {"X-aws-ec2-metadata-token": token["body"]}, body)
+
+
 def hold(host, port):
     """Keeps a connection to the outside that waits for bytes, and one over the loopback."""
     outside = socket.create_connection((host, port), timeout=10)
@@ -164,6 +177,9 @@ class Probe(BaseHTTPRequestHandler):
             self.answer({"headers": [[n, v] for n, v in self.headers.items()], "path": self.path, "peer": peer})
         elif url.path == "/connect":
             self.answer(connect(query["host"], int(query["port"])))
+        elif url.path == "/metadata":
+            ask = metadata if query.get("token", "yes") == "yes" else lambda m, p, b: ask_metadata(m, p, {}, b)
+            self.answer(ask(query["method"], query["path"], query.get("body")))
         elif url.path == "/hold":
             self.answer(hold(query["host"], int(query["port"])))
         elif url.path == "/held":

@@ -20,7 +20,7 @@ use colibri_image::{
     BuilderSettings, BuiltImage, ContainerImageBuilder, GuestAssets, GuestFiles, HookSettings,
     ImageBuilder as _, Progress,
 };
-use colibri_network::{Egress, GuestStream, Network, NetworkError, Slot, SlotUsage};
+use colibri_network::{Egress, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -339,6 +339,10 @@ impl Slot for OneSlot {
 
     async fn connect(&self, _port: u16) -> std::io::Result<Box<dyn GuestStream>> {
         Err(std::io::ErrorKind::ConnectionRefused.into())
+    }
+
+    async fn listen(&self) -> std::io::Result<Box<dyn GuestListener>> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

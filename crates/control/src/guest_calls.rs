@@ -1,0 +1,105 @@
+//! What a MicroVM's own guest may ask of it, over its metadata address (`colibri-metadata`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use colibri_metadata::{About, NotRunning, Subject};
+use colibri_store::Phase;
+use colibri_wire::id::version::ImageVersion;
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::actor::{Actor, lifetime_end};
+use crate::registry::{Command, Handle};
+
+/// A MicroVM, to its guest.
+struct Own {
+    about: About,
+    handle: Arc<Handle>,
+}
+
+#[async_trait]
+impl Subject for Own {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn be_busy(&self, time: Duration) {
+        self.handle.lease.take(time);
+    }
+
+    fn busy_for(&self) -> Duration {
+        self.handle.lease.left()
+    }
+
+    fn may_suspend(&self) -> Result<(), NotRunning> {
+        match self.handle.status.borrow().phase {
+            Phase::Running => Ok(()),
+            _ => Err(NotRunning),
+        }
+    }
+
+    async fn suspend(&self) {
+        let (reply, answer) = oneshot::channel();
+        let id = &self.about.microvm_id;
+        if self
+            .handle
+            .mailbox
+            .try_send(Command::Suspend(reply))
+            .is_err()
+        {
+            tracing::warn!(
+                microvm_id = id,
+                "too busy to suspend at its guest's request"
+            );
+            return;
+        }
+        if let Ok(Err(wrong)) = answer.await {
+            tracing::info!(microvm_id = id, phase = ?wrong.0, "could not suspend at its guest's request");
+        }
+    }
+}
+
+impl Actor {
+    /// Serves the guest at the metadata address of the slot, for as long as the slot is held. A MicroVM
+    /// whose address cannot be had runs without.
+    pub(crate) async fn serve_guest(&mut self) {
+        let Some(slot) = self.slot.clone() else {
+            return;
+        };
+        let handle = Arc::clone(&self.handle);
+        let listener = match self.attend(async move { slot.listen().await }).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(microvm_id = %self.id, %error, "its guest has no metadata address");
+                return;
+            }
+        };
+        let Ok(image_arn) = self.shared.arn_text(&self.image_name) else {
+            return;
+        };
+        let place = &self.shared.settings.place;
+        let about = About {
+            microvm_id: self.id.clone(),
+            image_arn,
+            image_version: ImageVersion::of_major(self.version).to_string(),
+            region: place.region.as_str().to_owned(),
+            account_id: place.account.as_str().to_owned(),
+            started_at: seconds(self.created_at),
+            ends_at: seconds(lifetime_end(self.created_at, &self.settings)),
+        };
+        let subject = Arc::new(Own { about, handle });
+        let served = Arc::clone(&self.shared.metadata).serve(listener, subject);
+        self.served_guest = Some(AbortOnDropHandle::new(tokio::spawn(served)));
+    }
+}
+
+/// Milliseconds as the API's timestamps have them.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact for the next 285,000 years"
+)]
+fn seconds(unix_millis: i64) -> f64 {
+    unix_millis as f64 / 1000.0
+}
