@@ -1,7 +1,7 @@
 //! How a flow of an actor goes on while commands come in, and how it ends early.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use colibri_store::{Phase, Transition};
@@ -36,9 +36,31 @@ impl Actor {
             tokio::select! {
                 biased;
                 outcome = &mut step => return outcome,
-                Some(command) = self.mailbox.recv() => self.answer(command).await,
+                Some(command) = self.mailbox.recv() => {
+                    if let Some(outcome) = self.answer_during(command, step.as_mut()).await {
+                        return outcome;
+                    }
+                }
                 () = self.wanted.notified() => self.intents.wake = true,
             }
+        }
+    }
+
+    /// Answers a command while a step goes on: the step may hold or be given the turn at the store that the
+    /// answer waits for, and would keep it for ever if it stood still. What came of the step, if it ended.
+    async fn answer_during<T>(
+        &mut self,
+        command: Command,
+        mut step: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut answer = pin!(self.answer(command));
+        tokio::select! {
+            biased;
+            outcome = &mut step => {
+                answer.await;
+                Some(outcome)
+            }
+            () = &mut answer => None,
         }
     }
 
@@ -55,7 +77,11 @@ impl Actor {
             tokio::select! {
                 biased;
                 outcome = &mut step => return Ok(outcome),
-                Some(command) = self.mailbox.recv() => self.answer(command).await,
+                Some(command) = self.mailbox.recv() => {
+                    if let Some(outcome) = self.answer_during(command, step.as_mut()).await {
+                        return Ok(outcome);
+                    }
+                }
                 () = self.wanted.notified() => self.intents.wake = true,
             }
         }
@@ -128,12 +154,26 @@ impl Actor {
         .await;
     }
 
+    /// As [`Actor::persist`], until the MicroVM is to end: a later phase is never overwritten by an earlier one.
+    async fn persist_unless_ending(&mut self, transition: Transition) -> Step<()> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            self.unless_ending()?;
+            let (store, id) = (self.shared.store.clone(), self.id.clone());
+            let written = store.change_microvm(id, transition.clone());
+            let outcome = self.attend(written).await;
+            // A command may have ended it while the transition was written: that one is written later.
+            self.unless_ending()?;
+            let Err(error) = outcome else { return Ok(()) };
+            tracing::error!(microvm_id = %self.id, error = %chain(&error), "could not record its state; trying again");
+            self.attend_unless_ending(sleep(pause)).await?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// To another phase: written, then published. Not when the MicroVM is to end.
     pub(crate) async fn enter(&mut self, phase: Phase, transition: Transition) -> Step<()> {
-        self.unless_ending()?;
-        self.persist(transition).await;
-        // A command may have ended it while the transition was written: that one is written later.
-        self.unless_ending()?;
+        self.persist_unless_ending(transition).await?;
         self.phase = phase;
         self.publish();
         Ok(())
