@@ -340,8 +340,11 @@ impl Actor {
         self.status.send_modify(|status| {
             status.phase = phase;
             status.running = running;
-            status.failures += u64::from(failure.is_some());
-            status.failure = failure;
+            // The last failure stays: who waits may look only when the next phase has been entered.
+            if failure.is_some() {
+                status.failures += 1;
+                status.failure = failure;
+            }
         });
         tracing::info!(microvm_id = %self.id, phase = phase.as_str(), "entered a phase");
     }
