@@ -4,7 +4,6 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use colibri_hypervisor::{MachineRecord, MachineShape};
@@ -17,17 +16,16 @@ use colibri_wire::check::configuration::BuildPlan;
 use colibri_wire::id::version::ImageVersion;
 use colibri_wire::shape::common::{Architecture, Logging};
 use colibri_wire::shape::configuration::ImageConfiguration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::control::{Control, Shared};
 use crate::documents::{self, BuildMachine};
 use crate::failure::{chain, store_failed};
 use crate::launch::remove_directory;
 use crate::pool::Source;
+use crate::recording::until_recorded;
 use crate::run::{configuration_as_given, day, default_group, reach_of};
 
-/// Pause before the end of a build is recorded again.
-const RECORD_PAUSE: Duration = Duration::from_secs(5);
 /// Builds of a version: one for the host's class.
 const BUILDS: usize = 50;
 
@@ -94,20 +92,14 @@ async fn carry_out(shared: Arc<Shared>, build: Build) {
 /// Without the record of its end a build counts as interrupted, and its image as being built: tried until it is
 /// written, unless the image is gone.
 async fn record_end(shared: &Shared, build: &Build, outcome: BuildOutcome) {
-    loop {
+    let recorded = until_recorded("the end of a build", || {
         let at = shared.clock.now();
-        match shared
+        shared
             .store
             .finish_build(build.id.clone(), outcome.clone(), at)
-            .await
-        {
-            Ok(()) => return tracing::info!(build_id = %build.id, "the build ended"),
-            Err(StoreError::Missing { .. }) => return,
-            Err(error) => {
-                tracing::error!(build_id = %build.id, error = %chain(&error), "could not record a build's end");
-            }
-        }
-        sleep(RECORD_PAUSE).await;
+    });
+    if recorded.await {
+        tracing::info!(build_id = %build.id, "the build ended");
     }
 }
 

@@ -19,8 +19,9 @@ use colibri_wire::{ApiError, fault};
 use crate::bases;
 use crate::control::{Control, Shared};
 use crate::documents;
-use crate::failure::{chain, store_failed};
+use crate::failure::store_failed;
 use crate::lists;
+use crate::recording::until_recorded;
 use crate::tags;
 
 /// States in which an image may be changed (specification, section 5.1).
@@ -381,20 +382,12 @@ impl Control {
 
 /// Removes a condemned image: its rows, and the bases that nothing uses.
 pub(crate) async fn remove(shared: Arc<Shared>, name: String) {
-    if let Err(error) = shared
-        .store
-        .finish_image_removal(name.clone(), shared.clock.now())
-        .await
-    {
-        tracing::error!(image = %name, error = %chain(&error), "could not remove an image");
-        let at = shared.clock.now();
-        // If the state cannot be written either, the next daemon finds the image deleting and tries again.
-        let _ = shared
+    until_recorded("the removal of an image", || {
+        shared
             .store
-            .move_image(name, &[ImageState::Deleting], ImageState::DeleteFailed, at)
-            .await;
-        return;
-    }
+            .finish_image_removal(name.clone(), shared.clock.now())
+    })
+    .await;
     shared.pool.recheck();
     bases::sweep(&shared).await;
     shared.images_changed.send_modify(|count| *count += 1);

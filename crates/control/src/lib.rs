@@ -60,6 +60,7 @@ mod output;
 mod pool;
 mod pooled;
 mod ready;
+mod recording;
 mod recovery;
 mod registry;
 mod resume;

@@ -175,7 +175,9 @@ async fn resume_removals(control: &Arc<Control>) -> Result<(), StartFailure> {
         report(&page.corrupt);
         for image in page.rows {
             match image.state {
-                ImageState::Deleting => images::remove(Arc::clone(shared), image.name).await,
+                ImageState::Deleting => {
+                    control.spawn(images::remove(Arc::clone(shared), image.name));
+                }
                 ImageState::Updating => {
                     let all = shared.store.versions(image.id, None, PAGE).await?;
                     for version in all
@@ -183,8 +185,8 @@ async fn resume_removals(control: &Arc<Control>) -> Result<(), StartFailure> {
                         .iter()
                         .filter(|row| row.state == VersionState::Deleting)
                     {
-                        versions::remove(Arc::clone(shared), image.name.clone(), version.version)
-                            .await;
+                        let (shared, name) = (Arc::clone(shared), image.name.clone());
+                        control.spawn(versions::remove(shared, name, version.version));
                     }
                 }
                 _ => {}

@@ -24,9 +24,10 @@ use colibri_wire::{ApiError, fault};
 use crate::bases;
 use crate::control::{Control, Shared};
 use crate::documents;
-use crate::failure::{chain, store_failed};
+use crate::failure::store_failed;
 use crate::images::SETTLED;
 use crate::lists;
+use crate::recording::until_recorded;
 use crate::tags;
 
 fn state_of(state: VersionState) -> ImageVersionState {
@@ -372,15 +373,12 @@ fn busy(arn: &ImageArn, state: ImageState) -> ApiError {
 
 /// Removes a condemned version: its row, and the base if nothing uses it.
 pub(crate) async fn remove(shared: Arc<Shared>, image: String, version: u32) {
-    if let Err(error) = shared
-        .store
-        .finish_version_removal(image.clone(), version, shared.clock.now())
-        .await
-    {
-        // The next daemon finds the version deleting and tries again.
-        tracing::error!(image = %image, version, error = %chain(&error), "could not remove an image version");
-        return;
-    }
+    until_recorded("the removal of an image version", || {
+        shared
+            .store
+            .finish_version_removal(image.clone(), version, shared.clock.now())
+    })
+    .await;
     shared.pool.recheck();
     bases::sweep(&shared).await;
     shared.images_changed.send_modify(|count| *count += 1);
