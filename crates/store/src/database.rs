@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use rusqlite_migration::{M, Migrations};
 use tokio::sync::Semaphore;
@@ -22,10 +23,25 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 64;
 
+/// Stands beside a store and learns of every write before and after it. A store has none unless it was
+/// given one ([`Store::observed`]): it is how tests cut a daemon off between any two writes.
+#[async_trait]
+pub trait WriteObserver: Send + Sync {
+    /// A write is about to begin; `write` is the Rust path of its closure. It is refused with this error.
+    ///
+    /// # Errors
+    /// Whatever the write is to fail with.
+    async fn before(&self, write: &'static str) -> Result<(), StoreError>;
+
+    /// A write is on the disk; who asked for it learns of it when this returns.
+    async fn after(&self, write: &'static str);
+}
+
 /// The state database. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    observer: Option<Arc<dyn WriteObserver>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -132,7 +148,17 @@ impl Store {
                 writer: Lane::new(vec![writer]),
                 readers: Lane::new(readers),
             }),
+            observer: None,
         })
+    }
+
+    /// This store, every write of which the observer sees.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn WriteObserver>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
+        }
     }
 
     pub(crate) async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
@@ -140,16 +166,22 @@ impl Store {
         T: Send + 'static,
         W: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.shared
-            .writer
-            .run(move |connection| {
-                let transaction =
-                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let value = work(&transaction)?;
-                transaction.commit()?;
-                Ok(value)
-            })
-            .await
+        let name = std::any::type_name::<W>();
+        if let Some(observer) = &self.observer {
+            observer.before(name).await?;
+        }
+        let written = self.shared.writer.run(move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        });
+        let value = written.await?;
+        if let Some(observer) = &self.observer {
+            observer.after(name).await;
+        }
+        Ok(value)
     }
 
     pub(crate) async fn read<T, W>(&self, work: W) -> Result<T, StoreError>

@@ -52,6 +52,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What SQLite says when the disk is full.
+    #[must_use]
+    pub fn storage_full() -> Self {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        Self::Sqlite(rusqlite::Error::SqliteFailure(code, None))
+    }
+
     pub(crate) fn missing(what: impl Into<String>) -> Self {
         Self::Missing { what: what.into() }
     }

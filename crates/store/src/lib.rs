@@ -21,7 +21,7 @@ mod tokens;
 mod versions;
 
 pub use builds::{Build, BuildOutcome, NewBuild};
-pub use database::Store;
+pub use database::{Store, WriteObserver};
 pub use error::StoreError;
 pub use images::Image;
 pub use microvms::{Admission, Microvm, NewMicrovm, RunOutcome, Transition};

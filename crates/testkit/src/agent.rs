@@ -112,6 +112,11 @@ async fn carry_out(
     request: Request,
     frames: &mpsc::UnboundedSender<Frame>,
 ) {
+    let call = name_of(&request.call);
+    world
+        .faults
+        .points
+        .mark(|| format!("before the agent's {call}"));
     let answer = match request.call {
         Call::Hello(Hello {
             protocol_version,
@@ -148,12 +153,28 @@ async fn carry_out(
         }
         Call::Ping => Answer::Done,
     };
+    world
+        .faults
+        .points
+        .mark(|| format!("after the agent's {call}"));
     let response = Response {
         id: request.id,
         result: Ok(answer),
     };
     // A closed session wants no answer.
     let _ = frames.send((FrameKind::Response, json(&response)));
+}
+
+fn name_of(call: &Call) -> String {
+    match call {
+        Call::Hello(_) => "Hello".into(),
+        Call::StartApplication(_) => "StartApplication".into(),
+        Call::AssumeIdentity(_) => "AssumeIdentity".into(),
+        Call::SetClock(_) => "SetClock".into(),
+        Call::CallHook(call) => format!("CallHook {}", call.path),
+        Call::Stop(_) => "Stop".into(),
+        Call::Ping => "Ping".into(),
+    }
 }
 
 async fn call_hook(

@@ -7,6 +7,8 @@ use std::time::Duration;
 use colibri_hypervisor::machine::VmmError;
 use tokio::sync::watch;
 
+use crate::points::{Points, Verdict};
+
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the functions of the traits, by name")]
@@ -30,6 +32,16 @@ pub enum Operation {
     Attach,
     ReleaseSlot,
     Build,
+}
+
+impl Operation {
+    /// Whether it writes files that may not fit.
+    fn needs_space(self) -> bool {
+        matches!(
+            self,
+            Self::Boot | Self::Launch | Self::Freeze | Self::Suspend | Self::Build
+        )
+    }
 }
 
 /// What happens instead of, before or after the operation.
@@ -59,6 +71,7 @@ pub struct Faults {
     planned: Mutex<Vec<Planned>>,
     calls: Mutex<HashMap<Operation, usize>>,
     hanging: Mutex<HashMap<Operation, watch::Sender<bool>>>,
+    pub(crate) points: Points,
 }
 
 impl Faults {
@@ -100,6 +113,12 @@ impl Faults {
 
     /// Meets the fault planned for this call, if any.
     pub(crate) async fn meet(&self, operation: Operation) -> Met {
+        let call = format!("{operation:?}");
+        if let Verdict::Fails { storage_full } =
+            self.points.before(&call, operation.needs_space()).await
+        {
+            return Met::Fails { storage_full };
+        }
         match self.take(operation) {
             Some(Fault::Fail) => Met::Fails {
                 storage_full: false,
@@ -113,6 +132,14 @@ impl Faults {
             }
             None => Met::Nothing,
         }
+    }
+
+    /// The call was carried out; it returns unless a fault keeps it (`hangs`), or the daemon is killed.
+    pub(crate) async fn done(&self, operation: Operation, hangs: bool) {
+        if hangs {
+            self.hang(operation).await;
+        }
+        self.points.after(&format!("{operation:?}")).await;
     }
 
     /// Never returns, and lets the test know that it was reached.
@@ -171,6 +198,10 @@ impl Met {
 
     pub(crate) fn fails(&self) -> bool {
         matches!(self, Self::Fails { .. })
+    }
+
+    pub(crate) fn hangs_after(&self) -> bool {
+        matches!(self, Self::HangsAfter)
     }
 }
 

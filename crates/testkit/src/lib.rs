@@ -12,11 +12,14 @@ mod application;
 mod builder;
 mod faults;
 mod guest;
+mod journal;
 mod machine;
 mod network;
+mod points;
 mod vmm;
 mod world;
 
 pub use faults::{Fault, Faults, Operation};
 pub use guest::{GuestHandle, HookCalled, HookPlan};
+pub use points::{Points, Strike};
 pub use world::World;

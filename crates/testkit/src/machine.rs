@@ -168,9 +168,7 @@ impl SimulatedMachine {
     }
 
     async fn settle(&self, operation: Operation, hangs: bool) {
-        if hangs {
-            self.world.faults.hang(operation).await;
-        }
+        self.world.faults.done(operation, hangs).await;
     }
 
     fn forbid(&self, attempted: &str, breach: bool, what: &str) -> Result<(), VmmError> {

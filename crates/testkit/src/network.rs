@@ -36,6 +36,25 @@ impl SimulatedNetwork {
     }
 }
 
+impl WorldState {
+    fn take_slot(&self, capacity: u32, egress: Egress) -> Result<u32, NetworkError> {
+        let mut slots = lock(&self.slots);
+        let free = (0..capacity).find(|index| !slots.contains_key(index));
+        let index = free.ok_or(NetworkError::Exhausted { capacity })?;
+        slots.insert(index, egress);
+        Ok(index)
+    }
+
+    /// Whether the call hangs when it has been carried out; the network's error where it fails.
+    async fn meet(&self, operation: Operation, attempted: &str) -> Result<bool, NetworkError> {
+        let met = self.faults.meet(operation).await;
+        if met.fails() {
+            return Err(planned(attempted));
+        }
+        Ok(met.hangs_after())
+    }
+}
+
 fn planned(attempted: &str) -> NetworkError {
     NetworkError::Command {
         attempted: attempted.into(),
@@ -46,24 +65,25 @@ fn planned(attempted: &str) -> NetworkError {
 #[async_trait]
 impl Network for SimulatedNetwork {
     async fn acquire(&self, egress: Egress) -> Result<Arc<dyn Slot>, NetworkError> {
-        if self.world.faults.meet(Operation::AcquireSlot).await.fails() {
-            return Err(planned("make a slot"));
-        }
+        let hangs = self
+            .world
+            .meet(Operation::AcquireSlot, "make a slot")
+            .await?;
         let capacity = self.world.capacity.load(Ordering::Relaxed);
-        let mut slots = lock(&self.world.slots);
-        let free = (0..capacity).find(|index| !slots.contains_key(index));
-        let index = free.ok_or(NetworkError::Exhausted { capacity })?;
-        slots.insert(index, egress);
+        let index = self.world.take_slot(capacity, egress)?;
+        self.world.faults.done(Operation::AcquireSlot, hangs).await;
         Ok(self.slot(index))
     }
 
     async fn adopt(&self, index: u32) -> Result<Arc<dyn Slot>, NetworkError> {
-        if self.world.faults.meet(Operation::AdoptSlot).await.fails() {
-            return Err(planned("adopt a slot"));
-        }
+        let hangs = self
+            .world
+            .meet(Operation::AdoptSlot, "adopt a slot")
+            .await?;
         if !lock(&self.world.slots).contains_key(&index) {
             return Err(NetworkError::Gone { index });
         }
+        self.world.faults.done(Operation::AdoptSlot, hangs).await;
         Ok(self.slot(index))
     }
 
@@ -75,10 +95,12 @@ impl Network for SimulatedNetwork {
     }
 
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
-        if self.world.faults.meet(Operation::SweepSlots).await.fails() {
-            return Err(planned("sweep the slots"));
-        }
+        let hangs = self
+            .world
+            .meet(Operation::SweepSlots, "sweep the slots")
+            .await?;
         lock(&self.world.slots).retain(|index, _| keep.contains(index));
+        self.world.faults.done(Operation::SweepSlots, hangs).await;
         Ok(())
     }
 }
@@ -107,9 +129,8 @@ impl Slot for SimulatedSlot {
     }
 
     async fn attach(&self) -> Result<Option<(OwnedFd, OwnedFd)>, NetworkError> {
-        if self.world.faults.meet(Operation::Attach).await.fails() {
-            return Err(planned("open the tap"));
-        }
+        let hangs = self.world.meet(Operation::Attach, "open the tap").await?;
+        self.world.faults.done(Operation::Attach, hangs).await;
         Ok(None)
     }
 
@@ -130,9 +151,10 @@ impl Slot for SimulatedSlot {
     }
 
     async fn release(&self) -> Result<(), NetworkError> {
-        if self.world.faults.meet(Operation::ReleaseSlot).await.fails() {
-            return Err(planned("remove a slot"));
-        }
+        let hangs = self
+            .world
+            .meet(Operation::ReleaseSlot, "remove a slot")
+            .await?;
         if let Some(machine) = self.world.machine_on(FIRST_UID + self.index) {
             self.world.breach(format!(
                 "slot {} was released while {} ran on it",
@@ -141,6 +163,7 @@ impl Slot for SimulatedSlot {
             ));
         }
         lock(&self.world.slots).remove(&self.index);
+        self.world.faults.done(Operation::ReleaseSlot, hangs).await;
         Ok(())
     }
 }

@@ -82,9 +82,7 @@ impl Vmm for SimulatedVmm {
         self.refuse_second(&spec.id, "boot")?;
         let record = self.record(&spec.id, &spec.directory, None);
         let state = self.start(record, spec.isolation.uid, GuestMemory::default(), true);
-        if hangs {
-            self.world.faults.hang(Operation::Boot).await;
-        }
+        self.world.faults.done(Operation::Boot, hangs).await;
         Ok(self.view(state))
     }
 
@@ -114,14 +112,13 @@ impl Vmm for SimulatedVmm {
         }
         let record = self.record(&spec.id, &spec.directory, Some(&spec.base));
         let state = self.start(record, spec.isolation.uid, memory, false);
-        if hangs {
-            self.world.faults.hang(Operation::Launch).await;
-        }
+        self.world.faults.done(Operation::Launch, hangs).await;
         Ok(self.view(state))
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError> {
-        self.world
+        let hangs = self
+            .world
             .faults
             .meet(Operation::AdoptMachine)
             .await
@@ -130,30 +127,34 @@ impl Vmm for SimulatedVmm {
             .get(&record.id)
             .filter(|machine| machine.record() == record)
             .cloned();
+        self.world.faults.done(Operation::AdoptMachine, hangs).await;
         found
             .map(|state| self.view(state))
             .ok_or(VmmError::Gone { id: record.id })
     }
 
     async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError> {
-        self.world
+        let hangs = self
+            .world
             .faults
             .meet(Operation::Discard)
             .await
             .or_vmm_error(&record.id, "discard")?;
-        let mut machines = lock(&self.world.machines);
-        if machines
+        let found = lock(&self.world.machines)
             .get(&record.id)
-            .is_some_and(|machine| machine.record() == *record)
-            && let Some(machine) = machines.remove(&record.id)
-        {
+            .filter(|machine| machine.record() == *record)
+            .cloned();
+        if let Some(machine) = found {
+            self.world.forget(&machine);
             machine.end(ExitCause::Killed);
         }
+        self.world.faults.done(Operation::Discard, hangs).await;
         Ok(())
     }
 
     async fn sweep(&self, root: &Path, keep: &[String]) -> Result<Vec<String>, VmmError> {
-        self.world
+        let hangs = self
+            .world
             .faults
             .meet(Operation::SweepMachines)
             .await
@@ -168,6 +169,10 @@ impl Vmm for SimulatedVmm {
             ended.push(id.clone());
             false
         });
+        self.world
+            .faults
+            .done(Operation::SweepMachines, hangs)
+            .await;
         Ok(ended)
     }
 }

@@ -9,6 +9,7 @@ use colibri_hypervisor::machine::{Architecture, VmmDescription};
 use colibri_hypervisor::{ExitCause, MachineShape, Vmm};
 use colibri_image::{BuildFailure, BuildRequest, ImageBuilder};
 use colibri_network::{Egress, Network};
+use colibri_store::WriteObserver;
 
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -16,8 +17,10 @@ use tokio::sync::mpsc;
 use crate::builder::SimulatedBuilder;
 use crate::faults::{Faults, lock};
 use crate::guest::{GuestHandle, HookPlan};
+use crate::journal::Journal;
 use crate::machine::MachineState;
 use crate::network::SimulatedNetwork;
+use crate::points::Points;
 use crate::vmm::SimulatedVmm;
 
 /// Bytes that a connection to the metadata address holds before a writer waits.
@@ -122,6 +125,20 @@ impl World {
         &self.state.faults
     }
 
+    /// Where it can be killed, or a call be made to fail.
+    #[must_use]
+    pub fn points(&self) -> &Points {
+        &self.state.faults.points
+    }
+
+    /// What makes a store's writes points too.
+    #[must_use]
+    pub fn journal(&self) -> Arc<dyn WriteObserver> {
+        Arc::new(Journal {
+            world: Arc::clone(&self.state),
+        })
+    }
+
     /// How the applications answer the hook whose path ends in `hook` (`run`, `suspend`, ...); 200 unless
     /// this says otherwise.
     pub fn plan_hook(&self, hook: &str, plan: HookPlan) {
@@ -209,6 +226,7 @@ impl World {
     pub fn daemon_restarts(&self) {
         self.state.crashing.store(false, Ordering::SeqCst);
         self.state.faults.clear();
+        self.state.faults.points.restart();
     }
 
     /// Contracts of the traits that were broken, in words; a test ends by asserting that there are none.

@@ -6,6 +6,9 @@
     reason = "members are given as json! literals"
 )]
 
+pub(crate) mod invariants;
+pub(crate) mod trial;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use colibri_control::{
     Clock, Control, EndpointForm, HostMemory, LogSink, MintFailure, Parts, ReadyMachine, Settings,
-    TokenMint,
+    StartFailure, TokenMint,
 };
 use colibri_store::Store;
 use colibri_testkit::World;
@@ -75,6 +78,8 @@ pub(crate) struct Daemon {
     pub(crate) clock: Clock,
     pub(crate) logs: Arc<MemoryLogs>,
     pub(crate) settings: Settings,
+    /// The state as the test reads it: no fault is met on the way.
+    pub(crate) store: Store,
     directory: tempfile::TempDir,
 }
 
@@ -84,7 +89,14 @@ impl Daemon {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(temporary_directory(), change).await
+    }
+
+    /// A daemon on a data directory that another one left.
+    pub(crate) async fn start_in(
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let place = Place {
             region: Region::parse("us-east-1").unwrap(),
             account: Account::parse("000000000000").unwrap(),
@@ -106,13 +118,14 @@ impl Daemon {
             Clock::following_runtime(EPOCH),
             Arc::new(MemoryLogs::default()),
         );
-        let control = open(&settings, &world, &clock, &logs).await;
+        let (control, store) = open(&settings, &world, &clock, &logs).await.unwrap();
         Self {
             world,
             control,
             clock,
             logs,
             settings,
+            store,
             directory,
         }
     }
@@ -138,11 +151,30 @@ impl Daemon {
     pub(crate) async fn crash(&self) {
         self.world.daemon_is_killed();
         self.control.abort().await;
+        // A write that the dead daemon had begun ends before the next one starts, as with a real kill.
+        self.store.forget_tokens(0).await.unwrap();
     }
 
     pub(crate) async fn restart(&mut self) {
         self.world.daemon_restarts();
-        self.control = open(&self.settings, &self.world, &self.clock, &self.logs).await;
+        self.reopen().await;
+    }
+
+    /// Ends this daemon in order; its data directory.
+    pub(crate) async fn close(self) -> tempfile::TempDir {
+        self.control.shutdown().await;
+        self.directory
+    }
+
+    pub(crate) async fn reopen(&mut self) {
+        self.try_reopen().await.unwrap();
+    }
+
+    /// Starts the next daemon, where it can start.
+    pub(crate) async fn try_reopen(&mut self) -> Result<(), StartFailure> {
+        let (settings, world) = (&self.settings, &self.world);
+        (self.control, self.store) = open(settings, world, &self.clock, &self.logs).await?;
+        Ok(())
     }
 
     pub(crate) fn image_request(more: Value) -> CreateMicrovmImageRequest {
@@ -268,18 +300,23 @@ impl Daemon {
     }
 }
 
+/// In memory where the host has such a file system: durability is not what these tests are about.
+pub(crate) fn temporary_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 async fn open(
     settings: &Settings,
     world: &World,
     clock: &Clock,
     logs: &Arc<MemoryLogs>,
-) -> Arc<Control> {
+) -> Result<(Arc<Control>, Store), StartFailure> {
     let store = Store::open(settings.data_directory.join("state.db"))
         .await
         .unwrap();
     let parts = Parts {
         settings: settings.clone(),
-        store,
+        store: store.clone().observed(world.journal()),
         vmm: world.vmm(),
         network: world.network(),
         builder: world.builder(),
@@ -287,7 +324,7 @@ async fn open(
         tokens: Arc::new(PlainTokens),
         clock: clock.clone(),
     };
-    Control::start(parts).await.unwrap()
+    Ok((Control::start(parts).await?, store))
 }
 
 /// One HTTP request to the application; the count in its answer.
