@@ -28,7 +28,11 @@ def probe_image(api):
         "probe",
         probe_application(),
         hooks=HOOKS_ALL,
-        environmentVariables={"OVERRIDDEN": "image version", "READY_AFTER": "1"},
+        environmentVariables={
+            "OVERRIDDEN": "image version",
+            "READY_AFTER": "1",
+            "COLIBRI_IDLE_SIGNAL": "traffic,cpu,connections",
+        },
     )
 
 

@@ -17,10 +17,14 @@ def test_suspend_and_resume_are_idempotent_and_call_their_hooks_once(microvm, ap
 
 
 def test_an_idle_microvm_is_suspended_and_its_window_ends_it(api, probe_image):
+    """Its neighbour, of the same policy, computes: the image says that this counts (COLIBRI_IDLE_SIGNAL)."""
     policy = {"maxIdleDurationSeconds": 60, "suspendedDurationSeconds": 5, "autoResumeEnabled": False}
-    microvm = api.run(probe_image, idlePolicy=policy)
+    microvm, working = (api.run(probe_image, idlePolicy=policy) for _ in range(2))
+    working.get("/compute?seconds=300")
     microvm.get("/")
     api.wait_for_state(microvm.id, "SUSPENDED", seconds=90)
+    assert api.state(working.id) == "RUNNING"
+    working.terminate()
     refused = microvm.get("/", expect=502)
     assert refused.content == b""
     ended = api.wait_for_state(microvm.id, "TERMINATED", seconds=30)

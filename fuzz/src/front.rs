@@ -14,7 +14,7 @@ use colibri_iam::{
     verify,
 };
 use colibri_wire::check::configuration::BuildPlan;
-use colibri_wire::check::run::RunPlan;
+use colibri_wire::check::run::{LifetimeBound, RunPlan};
 use colibri_wire::check::{image_identifier, token};
 use colibri_wire::id::microvm::MicrovmId;
 use colibri_wire::id::place::{Account, Place, Region};
@@ -202,7 +202,7 @@ fn meant(request: &Request) -> Result<(), ApiError> {
             BuildPlan::of(&r.configuration, &place).map(|_| ())
         }
         Request::GetMicrovmImage(r) => image_identifier(&r.image_identifier).map(|_| ()),
-        Request::RunMicrovm(r) => RunPlan::of(r, &place).map(|_| ()),
+        Request::RunMicrovm(r) => RunPlan::of(r, &place, LifetimeBound::default()).map(|_| ()),
         Request::GetMicrovm(r) => {
             // Whatever the answer: an ARN of elsewhere is refused by the lookup.
             let _ = MicrovmId::parse_identifier(&r.microvm_identifier, &place);

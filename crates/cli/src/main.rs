@@ -7,6 +7,7 @@ mod cold_boot;
 mod doctor;
 mod driver;
 mod glue;
+mod lives;
 mod serve;
 mod settings;
 

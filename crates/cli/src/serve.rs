@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::driver::{self, DriverError};
 use crate::glue::{ControlGateway, IngressTokens, ObjectArtifacts, OutputLogs, RootKey};
+use crate::lives;
 use crate::settings::{Arm64Requests, Endpoints, Settings, SettingsError, parsed};
 
 /// Region of everything: clients need one, and one host is one region.
@@ -119,6 +120,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         choices.build_bound = Duration::from_secs(seconds);
     }
     keep_for_speed(&settings, &mut choices);
+    lives::choose(&settings.microvms, &mut choices)?;
     let control = Control::start(Parts {
         settings: choices,
         store,

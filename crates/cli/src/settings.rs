@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) hypervisor: Hypervisor,
     /// `[images]`
     pub(crate) images: Images,
+    /// `[microvms]`
+    pub(crate) microvms: Microvms,
     /// `[pool]`
     pub(crate) pool: Pool,
     /// `[hot]`
@@ -139,6 +141,32 @@ pub(crate) enum Arm64Requests {
     Refuse,
     /// Build for the host instead, and say so in the build's record.
     Native,
+}
+
+/// `[microvms]`: their lives.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Microvms {
+    /// Longest lifetime that a run call may ask for, seconds; the service's by default.
+    pub(crate) maximum_duration_seconds: Option<u32>,
+    /// Lifetime of a MicroVM whose run call names none; the service's by default, or the longest where
+    /// that is shorter.
+    pub(crate) default_duration_seconds: Option<u32>,
+    /// What counts as activity where the image does not say: `traffic,cpu,connections`.
+    pub(crate) idle_signals: Option<String>,
+    /// What becomes of a MicroVM whose suspend hook fails.
+    pub(crate) suspend_hook_failure: SuspendHookFailure,
+}
+
+/// What becomes of a MicroVM whose suspend hook fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SuspendHookFailure {
+    /// It ends, as on the live service.
+    #[default]
+    Terminate,
+    /// It runs on, as the service's guide says.
+    KeepRunning,
 }
 
 /// `[pool]`: machines that have run and wait, paused, for launches of their image version.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::control::Control;
 use crate::documents;
 use crate::failure::store_failed;
+use crate::idle;
 use crate::run::reach_of;
 use crate::settings::Arm64Requests;
 use crate::warm_up;
@@ -30,6 +31,7 @@ impl Control {
         let base_version = self.base_version(&plan)?;
         reach_of(std::slice::from_ref(&plan.egress))?;
         warm_up::check(given)?;
+        idle::check(given)?;
         self.check_architectures(&plan.architectures)?;
         let host = self.shared.host.architecture;
         Ok(Accepted {

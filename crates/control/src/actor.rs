@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::control::Shared;
 use crate::documents::{self, LaunchSettings, MachineIdentity};
 use crate::flow::Stopped;
-use crate::idle::idle_for;
+use crate::idle::Watched;
 use crate::lease::Lease;
 use crate::ready::Running;
 use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status, WrongPhase};
@@ -230,13 +230,19 @@ impl Actor {
             .idle_policy
             .map(|policy| policy.max_idle_duration_seconds);
         let lifetime = lifetime_end(self.created_at, &self.settings);
+        let watched = Watched {
+            running,
+            lease: &self.handle.lease,
+            machine: machine.as_ref(),
+            signals: self.settings.idle_signals,
+        };
         tokio::select! {
             biased;
             Some(command) = self.mailbox.recv() => Next::Command(command),
             code = session.application_exit() => code.map_or(Next::SessionLost, Next::ApplicationExited),
             cause = machine.exited() => Next::ProcessEnded(cause),
             () = self.shared.clock.reached(lifetime) => Next::LifetimeOver,
-            () = idle_for(running, &self.handle.lease, idle_limit) => Next::IdleOver,
+            () = watched.idle_for(idle_limit) => Next::IdleOver,
         }
     }
 
@@ -332,7 +338,8 @@ impl Actor {
     /// Says where the MicroVM is, and opens or closes it to traffic accordingly.
     pub(crate) fn publish(&mut self) {
         if self.phase == Phase::Running {
-            self.running = self.slot.clone().map(Running::new);
+            let counts = self.settings.idle_signals.connections;
+            self.running = self.slot.clone().map(|slot| Running::new(slot, counts));
         } else if let Some(running) = self.running.take() {
             running.close();
         }

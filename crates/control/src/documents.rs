@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::idle::IdleSignals;
+
 /// What was fixed at a MicroVM's launch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LaunchSettings {
@@ -26,6 +28,9 @@ pub(crate) struct LaunchSettings {
     /// Where the application's output goes; nowhere when absent.
     pub(crate) log: Option<LogTarget>,
     pub(crate) hooks: LifeHooks,
+    /// What counts as activity beside bytes.
+    #[serde(default)]
+    pub(crate) idle_signals: IdleSignals,
 }
 
 /// A log group and stream.

@@ -50,12 +50,14 @@ mod hooks;
 mod host_memory;
 mod hot;
 mod idle;
+mod image_variables;
 mod images;
 mod launch;
 mod lease;
 mod lists;
 mod managed;
 mod microvms;
+mod open_work;
 mod output;
 mod pool;
 mod pooled;
@@ -80,8 +82,11 @@ pub use clock::Clock;
 pub use control::{Control, Parts};
 pub use failure::StartFailure;
 pub use host_memory::HostMemory;
+pub use idle::{IdleSignals, UnknownSignal};
 pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
 pub use registry::Endpoint;
-pub use settings::{Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings};
+pub use settings::{
+    Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings, SuspendHookFailure,
+};
 pub use tokens::{MintFailure, TokenMint};

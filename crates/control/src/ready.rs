@@ -1,8 +1,8 @@
 //! Making a MicroVM ready for traffic, and what traffic holds while it flows.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use colibri_network::{GuestStream, Slot};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
+use crate::open_work::Counted;
 use crate::registry::{Handle, Status};
 
 /// A MicroVM between the moment when it may be given traffic and the moment when it may not any more.
@@ -20,22 +21,78 @@ pub(crate) struct Running {
     since: Instant,
     /// Milliseconds from `since` to the last byte that crossed the endpoint.
     active: AtomicU64,
+    /// The same to the last other activity that counts.
+    worked: AtomicU64,
+    /// Whether open connections are counted, and how many there are.
+    counts_connections: bool,
+    open: AtomicUsize,
+    /// What CPU time the machine had taken when it was looked at last.
+    cpu: Mutex<Option<(Instant, Duration)>>,
     closed: CancellationToken,
 }
 
 impl Running {
-    pub(crate) fn new(slot: Arc<dyn Slot>) -> Arc<Self> {
+    pub(crate) fn new(slot: Arc<dyn Slot>, counts_connections: bool) -> Arc<Self> {
         Arc::new(Self {
             slot,
             since: Instant::now(),
             active: AtomicU64::new(0),
+            worked: AtomicU64::new(0),
+            counts_connections,
+            open: AtomicUsize::new(0),
+            cpu: Mutex::default(),
             closed: CancellationToken::new(),
         })
     }
 
-    /// When the last byte crossed the endpoint; when it became ready, if none has.
+    /// When the last byte crossed the endpoint, or it was seen to work; when it became ready, if neither.
     pub(crate) fn last_activity(&self) -> Instant {
-        self.since + Duration::from_millis(self.active.load(Ordering::Relaxed))
+        let worked = self.worked.load(Ordering::Relaxed);
+        let active = self.active.load(Ordering::Relaxed).max(worked);
+        self.since + Duration::from_millis(active)
+    }
+
+    /// It works, although no byte tells of it.
+    pub(crate) fn worked(&self) {
+        self.worked.store(self.age(), Ordering::Relaxed);
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A connection to it was opened.
+    pub(crate) fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection to it ended: it was at work until now.
+    pub(crate) fn ended(&self) {
+        self.worked();
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether connections are open that count.
+    pub(crate) fn has_open_work(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// How much of `total`, the CPU time that the machine has taken by now, came in how long since it was
+    /// looked at last; nothing before `sample` has passed.
+    pub(crate) fn cpu_since(
+        &self,
+        total: Duration,
+        sample: Duration,
+    ) -> Option<(Duration, Duration)> {
+        // A single value: a panic leaves nothing half done.
+        let mut last = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, before) = *last.get_or_insert_with(|| (Instant::now(), total));
+        let elapsed = at.elapsed();
+        if elapsed < sample {
+            return None;
+        }
+        *last = Some((Instant::now(), total));
+        Some((elapsed, total.saturating_sub(before)))
     }
 
     /// No traffic from now on.
@@ -69,20 +126,21 @@ impl ReadyMachine {
                 io::ErrorKind::ConnectionAborted.into(),
             ));
         }
-        self.running
-            .slot
-            .connect(port)
-            .await
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::ConnectionRefused => PortFailure::Refused(port),
-                _ => PortFailure::Unreachable(error),
-            })
+        let connected = self.running.slot.connect(port).await;
+        let stream = connected.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => PortFailure::Refused(port),
+            _ => PortFailure::Unreachable(error),
+        })?;
+        if !self.running.counts_connections {
+            return Ok(stream);
+        }
+        Ok(Box::new(Counted::new(stream, Arc::clone(&self.running))))
     }
 
     /// Bytes crossed the endpoint now: the idle timer starts anew. Costs a clock reading and a store.
     pub fn active(&self) {
-        let elapsed = u64::try_from(self.running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.running.active.store(elapsed, Ordering::Relaxed);
+        let running = &self.running;
+        running.active.store(running.age(), Ordering::Relaxed);
     }
 
     /// Completes when the MicroVM stops being ready: connections to it are to be cut.

@@ -27,6 +27,8 @@ use crate::actor::Actor;
 use crate::control::Control;
 use crate::documents::{self, LaunchSettings, LifeHooks, LogTarget};
 use crate::failure::store_failed;
+use crate::idle::{self, IdleSignals, UnknownSignal};
+use crate::image_variables;
 
 /// Builds of a version that are looked at; there is one for each class of host.
 const BUILDS: usize = 50;
@@ -81,7 +83,7 @@ impl Control {
         request: RunMicrovmRequest,
     ) -> Result<MicrovmDescription, ApiError> {
         let settings = &self.shared.settings;
-        let plan = RunPlan::of(&request, &settings.place)?;
+        let plan = RunPlan::of(&request, &settings.place, settings.lifetime)?;
         let token = self.client_token("RunMicrovm", request.client_token.as_deref(), &request)?;
         if let Some(replay) = self.replayed(token.as_ref()).await? {
             return self.replay_run(&replay).await;
@@ -90,7 +92,8 @@ impl Control {
         if plan.run_hook_payload.is_some() && source.hooks.run_ms.is_none() {
             return Err(fault::run_hook_needed());
         }
-        let new = self.new_microvm(plan, &source)?;
+        let idle_signals = self.idle_signals(&plan, &source).await;
+        let new = self.new_microvm(plan, &source, idle_signals)?;
         let limit = Admission {
             running: settings.max_running,
             running_memory_mib: settings.max_memory_mib,
@@ -205,7 +208,37 @@ impl Control {
         })
     }
 
-    fn new_microvm(&self, plan: RunPlan, source: &Source) -> Result<NewMicrovm, ApiError> {
+    /// What counts as activity: as the image says, or else the operator.
+    async fn idle_signals(&self, plan: &RunPlan, source: &Source) -> IdleSignals {
+        let settings = &self.shared.settings;
+        if plan.idle_policy.is_none() {
+            return IdleSignals::default();
+        }
+        let base = settings.base_directory(&source.image_name, source.version, &source.build.id);
+        let wanted = match image_variables::of_base(&base, idle::VARIABLE).await {
+            Ok(Some(text)) => text
+                .parse()
+                .map_err(|error: UnknownSignal| error.to_string()),
+            Ok(None) => Ok(settings.idle_signals),
+            Err(error) => Err(error.to_string()),
+        };
+        wanted.unwrap_or_else(|error| {
+            tracing::warn!(
+                image = source.image_name,
+                error,
+                "the image's {} cannot be used",
+                idle::VARIABLE
+            );
+            settings.idle_signals
+        })
+    }
+
+    fn new_microvm(
+        &self,
+        plan: RunPlan,
+        source: &Source,
+        idle_signals: IdleSignals,
+    ) -> Result<NewMicrovm, ApiError> {
         let now = self.shared.clock.now();
         let id = MicrovmId::from_random(Uuid::new_v4().into_bytes()).to_string();
         let egress = plan.egress.unwrap_or_else(|| vec![source.egress.clone()]);
@@ -226,6 +259,7 @@ impl Control {
             execution_role: plan.execution_role.map(|role| role.to_string()),
             log,
             hooks: source.hooks,
+            idle_signals,
         };
         Ok(NewMicrovm {
             id,

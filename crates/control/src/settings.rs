@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use colibri_wire::check::run::LifetimeBound;
 use colibri_wire::id::place::Place;
 use colibri_wire::page::PageKey;
 
 use crate::host_memory::{HostMemory, host_memory_mib};
+use crate::idle::IdleSignals;
 
 /// What is given out as a MicroVM's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,16 @@ pub enum Arm64Requests {
     Refuse,
     /// Built for the host's own architecture, which the build record says.
     Native,
+}
+
+/// What becomes of a MicroVM whose `/suspend` hook fails: the live service and its guide differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SuspendHookFailure {
+    /// It ends, as on the live service.
+    #[default]
+    Terminate,
+    /// It runs on, as the guide says.
+    KeepRunning,
 }
 
 /// The choices.
@@ -60,6 +72,12 @@ pub struct Settings {
     pub session_bound: Duration,
     /// Bound of a MicroVM's hook whose image names none. The service's is a second; a slow host may need more.
     pub hook_bound: Duration,
+    /// Lifetimes of MicroVMs.
+    pub lifetime: LifetimeBound,
+    /// What counts as activity of a MicroVM whose image does not say.
+    pub idle_signals: IdleSignals,
+    /// What becomes of a MicroVM whose `/suspend` hook fails.
+    pub suspend_hook_failure: SuspendHookFailure,
     /// Time between an application's stop signal and its kill.
     pub stop_grace: Duration,
     /// Most requests that wait for one MicroVM to become ready.
@@ -150,6 +168,9 @@ impl Settings {
             retention: Duration::from_secs(24 * 3600),
             session_bound: Duration::from_secs(30),
             hook_bound: Duration::from_secs(1),
+            lifetime: LifetimeBound::default(),
+            idle_signals: IdleSignals::default(),
+            suspend_hook_failure: SuspendHookFailure::default(),
             stop_grace: Duration::from_secs(1),
             max_waiting: 1024,
             ready_bound: Duration::from_secs(60),

@@ -10,6 +10,8 @@ use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::Hook;
 use crate::launch::{Origin, kill, release};
+use crate::session::Session;
+use crate::settings::SuspendHookFailure;
 
 impl Actor {
     /// A running MicroVM is to be suspended: written and published.
@@ -34,7 +36,13 @@ impl Actor {
         if self.intents.wake {
             return self.run_again(None, None).await;
         }
-        let told = self.call(Hook::Suspend).await?;
+        let told = match self.call(Hook::Suspend).await {
+            Err(Stopped::Failed(reason)) if self.outlives_suspend_hook() => {
+                tracing::info!(microvm_id = %self.id, reason, "not suspended");
+                return self.run_again(Some(reason), None).await;
+            }
+            told => told?,
+        };
         let back = told.then_some(Hook::Resume);
         if self.intents.wake {
             return self.run_again(None, back).await;
@@ -67,6 +75,12 @@ impl Actor {
                 .await
             }
         }
+    }
+
+    fn outlives_suspend_hook(&self) -> bool {
+        let exit = self.session.as_ref().and_then(Session::exit_seen);
+        let choice = self.shared.settings.suspend_hook_failure;
+        exit.is_none() && choice == SuspendHookFailure::KeepRunning
     }
 
     /// The driver could not write the suspension: the guest is running again, and so is the MicroVM.

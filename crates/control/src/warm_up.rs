@@ -8,13 +8,13 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use colibri_guest_protocol::message::ApplicationSpec;
-use colibri_image::APPLICATION_FILE;
 use colibri_network::Slot;
 use colibri_wire::ApiError;
 use colibri_wire::shape::configuration::ImageConfiguration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+
+use crate::image_variables;
 
 /// The variable.
 const VARIABLE: &str = "COLIBRI_WARM_UP";
@@ -100,18 +100,11 @@ async fn ask_all(base: &Path, slot: &dyn Slot) -> Result<(), WarmUpFailure> {
     Ok(())
 }
 
-/// The requests that the image of a base wants: its Dockerfile's and its version's variables were merged
-/// when it was built.
+/// The requests that the image of a base wants.
 async fn of_base(base: &Path) -> Result<Vec<Request>, WarmUpFailure> {
-    let text = tokio::fs::read(base.join(APPLICATION_FILE)).await;
-    let text = text.map_err(WarmUpFailure::Base)?;
-    let application: ApplicationSpec =
-        serde_json::from_slice(&text).map_err(|error| WarmUpFailure::Base(error.into()))?;
-    let entries = application.environment.iter().rev();
-    let value = entries
-        .filter_map(|entry| entry.split_once('='))
-        .find_map(|(key, value)| (key == VARIABLE).then_some(value));
-    Ok(parse(value.unwrap_or_default())?)
+    let value = image_variables::of_base(base, VARIABLE).await;
+    let value = value.map_err(WarmUpFailure::Base)?;
+    Ok(parse(&value.unwrap_or_default())?)
 }
 
 async fn ask(request: &Request, slot: &dyn Slot) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use colibri_control::SuspendHookFailure;
 use colibri_testkit::{Fault, HookPlan, Operation};
 use colibri_wire::shape::microvm::MicrovmState;
 use common::{Daemon, all_hooks, auto};
@@ -210,4 +211,110 @@ async fn the_metadata_address_answers_after_a_crash_of_the_daemon_and_from_the_r
         ask(&daemon, &id, "GET", "/colibri/v1/identity", "").await.0,
         200
     );
+}
+
+/// A daemon with one image whose idleness is told by these signals too.
+async fn with_signals(signals: &str) -> Daemon {
+    Daemon::with_image_of(json!({ "environmentVariables": { "COLIBRI_IDLE_SIGNAL": signals } }))
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_computes_is_idle_unless_its_image_says_that_cpu_counts() {
+    let daemon = Daemon::with_image().await;
+    let id = daemon.run(auto()).await;
+    daemon.world.guest(&id).unwrap().compute(true);
+    let idle = idle_after(&daemon, &id).await;
+    assert!((60..=61).contains(&idle), "{idle}");
+
+    let daemon = with_signals("traffic,cpu").await;
+    let id = daemon.run(auto()).await;
+    let guest = daemon.world.guest(&id).unwrap();
+    guest.compute(true);
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(daemon.get(&id).await.state, MicrovmState::Running);
+    guest.compute(false);
+    let idle = idle_after(&daemon, &id).await;
+    assert!((55..=70).contains(&idle), "{idle}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_keeps_awake_only_where_the_image_says_that_it_counts() {
+    for (signals, kept_awake) in [("traffic,cpu", false), ("traffic,connections", true)] {
+        let daemon = with_signals(signals).await;
+        let id = daemon.run(auto()).await;
+        let ready = daemon.control.ready(&id).await.unwrap();
+        let open = ready.connect(8080).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(500)).await;
+        let awake = daemon.get(&id).await.state == MicrovmState::Running;
+        assert_eq!(awake, kept_awake, "{signals}");
+        drop(open);
+        let idle = idle_after(&daemon, &id).await;
+        assert!(idle <= if kept_awake { 61 } else { 0 }, "{idle}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_says_what_counts_where_the_image_does_not() {
+    let daemon = Daemon::start_with(|settings| {
+        settings.idle_signals = "cpu".parse().unwrap();
+    })
+    .await;
+    daemon.create_image(json!({})).await;
+    let id = daemon.run(auto()).await;
+    daemon.world.guest(&id).unwrap().compute(true);
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(daemon.get(&id).await.state, MicrovmState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_that_is_none_is_refused_with_the_image() {
+    let daemon = Daemon::start().await;
+    let variables = json!({ "environmentVariables": { "COLIBRI_IDLE_SIGNAL": "traffic,disk" } });
+    let refused = daemon
+        .control
+        .create_microvm_image(Daemon::image_request(variables))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("'disk'"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_may_be_longer_where_the_operator_says_so_and_includes_sleep() {
+    let daemon = Daemon::start_with(|settings| settings.lifetime.maximum_seconds = 200_000).await;
+    daemon.create_image(json!({})).await;
+    let id = daemon
+        .run(json!({ "maximumDurationInSeconds": 90_000 }))
+        .await;
+    daemon.suspended(&id).await;
+    let begun = Instant::now();
+    assert_eq!(
+        daemon.terminated(&id).await,
+        "MicroVM exceeded maximum lifetime."
+    );
+    let lived = begun.elapsed().as_secs();
+    assert!((89_990..=90_030).contains(&lived), "{lived}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_hook_that_fails_ends_the_microvm_or_keeps_it_as_the_operator_says() {
+    for (choice, survives) in [
+        (SuspendHookFailure::Terminate, false),
+        (SuspendHookFailure::KeepRunning, true),
+    ] {
+        let daemon = Daemon::start_with(|settings| settings.suspend_hook_failure = choice).await;
+        daemon.create_image(all_hooks()).await;
+        daemon.world.plan_hook("suspend", HookPlan::Status(500));
+        let id = daemon.run(auto()).await;
+        daemon.suspend(&id).await.unwrap();
+        if survives {
+            daemon.control.ready(&id).await.unwrap();
+            let reason = daemon.get(&id).await.state_reason.unwrap();
+            assert!(reason.starts_with("Suspend lifecycle hook returned HTTP status 500."));
+            daemon.world.plan_hook("suspend", HookPlan::Status(200));
+            daemon.suspended(&id).await;
+        } else {
+            daemon.terminated(&id).await;
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -294,6 +295,10 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Whether the guest's CPUs run.
     async fn is_running(&self) -> Result<bool, VmmError>;
+
+    /// CPU time that the machine's process has taken in its life: the guest's, and what emulating its
+    /// devices took.
+    async fn cpu_time(&self) -> Result<Duration, VmmError>;
 
     /// Opens the control channel. One at a time: an earlier one must have been dropped. The guest
     /// sees the port open.

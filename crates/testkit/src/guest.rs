@@ -110,6 +110,12 @@ impl GuestHandle {
         self.machine.exit_application(code);
     }
 
+    /// The application computes from now on, or stops to; it takes a whole CPU.
+    pub fn compute(&self, computes: bool) {
+        let taken = self.machine.cpu_time();
+        *lock(&self.machine.computing) = (computes.then(Instant::now), taken);
+    }
+
     /// The application prints to its standard output.
     pub fn print(&self, text: &str) {
         self.machine

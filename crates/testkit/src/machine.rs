@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use colibri_guest_protocol::message::WallClock;
@@ -43,6 +44,8 @@ pub(crate) struct MachineState {
     pub(crate) running: watch::Sender<bool>,
     pub(crate) exit: watch::Sender<Option<ExitCause>>,
     pub(crate) memory: Mutex<GuestMemory>,
+    /// Since when the guest computes, and the CPU time that it took before.
+    pub(crate) computing: Mutex<(Option<Instant>, Duration)>,
     /// What the wall clock was set to, and when.
     pub(crate) clock: Mutex<Option<(WallClock, Instant)>>,
     pub(crate) controlled: Arc<AtomicBool>,
@@ -64,6 +67,7 @@ impl MachineState {
             running: watch::channel(running).0,
             exit: watch::channel(None).0,
             memory: Mutex::new(memory),
+            computing: Mutex::default(),
             clock: Mutex::default(),
             controlled: Arc::default(),
             to_host: Mutex::default(),
@@ -102,6 +106,11 @@ impl MachineState {
             first
         });
         self.running.send_replace(false);
+    }
+
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let (since, before) = *lock(&self.computing);
+        before + since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -227,6 +236,10 @@ impl Machine for SimulatedMachine {
             });
         }
         Ok(*self.state.running.borrow())
+    }
+
+    async fn cpu_time(&self) -> Result<Duration, VmmError> {
+        Ok(self.state.cpu_time())
     }
 
     async fn control(&self) -> Result<Box<dyn ControlStream>, VmmError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use colibri_wire::check::configuration::BuildPlan;
-use colibri_wire::check::run::{RunPlan, WantedVersion};
+use colibri_wire::check::run::{LifetimeBound, RunPlan, WantedVersion};
 use colibri_wire::check::{image_identifier, token};
 use colibri_wire::id::memory::MemorySize;
 use colibri_wire::id::place::{Account, Place, Region};
@@ -50,7 +50,7 @@ fn run_request(extra: &Value) -> RunMicrovmRequest {
 }
 
 fn run_refusal(extra: &Value) -> String {
-    RunPlan::of(&run_request(extra), &place())
+    RunPlan::of(&run_request(extra), &place(), LifetimeBound::default())
         .expect_err("a refusal")
         .to_string()
 }
@@ -140,10 +140,32 @@ fn what_else_an_image_may_not_ask_for_is_refused_in_the_services_words() {
 }
 
 #[test]
+fn a_lifetime_is_bounded_as_on_the_service_or_as_the_operator_says() {
+    let week = json!({"maximumDurationInSeconds": 604_800});
+    assert_eq!(
+        run_refusal(&week),
+        "1 validation error detected: Value at 'maximumDurationInSeconds' failed to satisfy constraint: Member must \
+         have value less than or equal to 28800"
+    );
+    let longer = LifetimeBound {
+        default_seconds: 3600,
+        maximum_seconds: 604_800,
+    };
+    let seconds = |extra: &Value| {
+        let plan = RunPlan::of(&run_request(extra), &place(), longer);
+        plan.map(|plan| plan.maximum_duration_seconds).ok()
+    };
+    assert_eq!(seconds(&week), Some(604_800));
+    assert_eq!(seconds(&json!({})), Some(3600));
+    assert_eq!(seconds(&json!({"maximumDurationInSeconds": 604_801})), None);
+}
+
+#[test]
 fn a_run_call_gets_http_ingress_and_the_longest_life_by_default() {
     let plan = RunPlan::of(
         &run_request(&json!({"egressNetworkConnectors": []})),
         &place(),
+        LifetimeBound::default(),
     )
     .expect("a plan");
     let ingress: Vec<String> = plan.ingress.iter().map(ToString::to_string).collect();
@@ -151,9 +173,13 @@ fn a_run_call_gets_http_ingress_and_the_longest_life_by_default() {
     assert_eq!((plan.egress, plan.maximum_duration_seconds), (None, 28_800));
     assert_eq!(plan.version, WantedVersion::Latest);
     let version = |text| {
-        RunPlan::of(&run_request(&json!({"imageVersion": text})), &place())
-            .expect("a plan")
-            .version
+        RunPlan::of(
+            &run_request(&json!({"imageVersion": text})),
+            &place(),
+            LifetimeBound::default(),
+        )
+        .expect("a plan")
+        .version
     };
     assert_eq!(
         version("2"),

@@ -122,6 +122,18 @@ def held():
     return {"outside": held["outside"], "loopback": held["far"].recv(100).decode()}
 
 
+def compute(seconds):
+    """Computes in the background, and crosses no endpoint."""
+
+    def work():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            hashlib.sha256(bytes(4096)).digest()
+
+    threading.Thread(target=work, daemon=True).start()
+    return {}
+
+
 def resolve(name):
     try:
         return {"outcome": "resolved", "addresses": sorted({a[4][0] for a in socket.getaddrinfo(name, None)})}
@@ -182,6 +194,8 @@ class Probe(BaseHTTPRequestHandler):
             self.answer(ask(query["method"], query["path"], query.get("body")))
         elif url.path == "/hold":
             self.answer(hold(query["host"], int(query["port"])))
+        elif url.path == "/compute":
+            self.answer(compute(int(query["seconds"])))
         elif url.path == "/held":
             self.answer(held())
         elif url.path == "/resolve":

@@ -332,6 +332,15 @@ impl Machine for QemuMachine {
         Ok(status == "running")
     }
 
+    async fn cpu_time(&self) -> Result<Duration, VmmError> {
+        self.process.cpu_time().map_err(|error| {
+            VmmError::io(
+                format!("read the CPU time of machine {}", self.record.id),
+                error,
+            )
+        })
+    }
+
     async fn control(&self) -> Result<Box<dyn ControlStream>, VmmError> {
         let stream = socket::connect(&self.directory(), CONTROL_SOCKET).await;
         Ok(Box::new(stream.map_err(|source| {

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{
@@ -28,6 +29,9 @@ const LOG_TAIL: u64 = 2048;
 
 /// Length at which the error output is cut, bytes.
 const LOG_LENGTH: u64 = 1024 * 1024;
+
+/// Ticks a second in what the kernel says of times: `USER_HZ`, a part of the ABI on x86-64 and ARM64.
+const USER_TICKS: u32 = 100;
 
 /// Everything about the process that is not its command line.
 pub(super) struct Surroundings<'a> {
@@ -152,6 +156,12 @@ impl Process {
         Ok(())
     }
 
+    /// CPU time that all of its threads have taken.
+    pub(super) fn cpu_time(&self) -> io::Result<Duration> {
+        let [user, system] = stat_fields(self.pid, [14, 15])?;
+        Ok(Duration::from_secs(user.saturating_add(system)) / USER_TICKS)
+    }
+
     /// Kills it, if it still runs.
     pub(super) fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
@@ -220,17 +230,25 @@ fn enter(
 
 /// Field 22 of `/proc/PID/stat`: the process's start in clock ticks since boot.
 pub(super) fn start_ticks(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let [start] = stat_fields(pid, [22])?;
+    Ok(start)
+}
+
+/// Fields of `/proc/PID/stat` by their numbers in `man 5 proc`, from the third on.
+fn stat_fields<const N: usize>(pid: u32, numbers: [usize; N]) -> io::Result<[u64; N]> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path)?;
     // The second field, the name in parentheses, may hold spaces: count from its end.
-    stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("/proc/{pid}/stat is not understood"),
-            )
-        })
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut fields = [0; N];
+    for (field, number) in fields.iter_mut().zip(numbers) {
+        let text = rest.split_ascii_whitespace().nth(number - 3);
+        *field = text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            let message = format!("{path} is not understood");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
+    }
+    Ok(fields)
 }
 
 /// The last bytes of the machine's VMM log.

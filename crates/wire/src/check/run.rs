@@ -10,8 +10,41 @@ use crate::id::version::ImageVersion;
 use crate::shape::common::{Logging, Sensitive};
 use crate::shape::microvm::{IdlePolicy, RunMicrovmRequest};
 
-/// Lifetime of a MicroVM whose run call names none, seconds: the longest there is.
-pub const DEFAULT_DURATION_SECONDS: u32 = 28_800;
+/// Longest lifetime of a MicroVM on the service, and that of one whose run call names none, seconds.
+pub const SERVICE_DURATION_SECONDS: u32 = 28_800;
+
+/// Lifetimes that run calls may name. The service's are the default; an operator may allow longer ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LifetimeBound {
+    /// Of a MicroVM whose run call names none, seconds.
+    pub default_seconds: u32,
+    /// The longest, seconds.
+    pub maximum_seconds: u32,
+}
+
+impl Default for LifetimeBound {
+    fn default() -> Self {
+        Self {
+            default_seconds: SERVICE_DURATION_SECONDS,
+            maximum_seconds: SERVICE_DURATION_SECONDS,
+        }
+    }
+}
+
+impl LifetimeBound {
+    /// The lifetime that a run call asks for, in the words of the model's constraints where it is too long.
+    fn admit(self, asked: Option<u32>) -> Result<u32, ApiError> {
+        let seconds = asked.unwrap_or(self.default_seconds);
+        if seconds <= self.maximum_seconds {
+            return Ok(seconds);
+        }
+        Err(ApiError::validation(format!(
+            "1 validation error detected: Value at 'maximumDurationInSeconds' failed to satisfy constraint: Member \
+             must have value less than or equal to {}",
+            self.maximum_seconds
+        )))
+    }
+}
 
 /// Which version a run call wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +86,12 @@ impl RunPlan {
     ///
     /// # Errors
     /// [`ApiError::Validation`] for what is not an image's ARN, a connector's, or a role's.
-    pub fn of(request: &RunMicrovmRequest, place: &Place) -> Result<Self, ApiError> {
+    pub fn of(
+        request: &RunMicrovmRequest,
+        place: &Place,
+        lifetime: LifetimeBound,
+    ) -> Result<Self, ApiError> {
+        let maximum_duration_seconds = lifetime.admit(request.maximum_duration_in_seconds)?;
         let image = ImageArn::parse(&request.image_identifier)
             .map_err(|refusal| ApiError::validation(refusal.to_string()))?;
         let execution_role = request
@@ -91,9 +129,7 @@ impl RunPlan {
             idle_policy: request.idle_policy,
             logging: request.logging.clone(),
             run_hook_payload: request.run_hook_payload.clone(),
-            maximum_duration_seconds: request
-                .maximum_duration_in_seconds
-                .unwrap_or(DEFAULT_DURATION_SECONDS),
+            maximum_duration_seconds,
         })
     }
 }

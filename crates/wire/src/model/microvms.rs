@@ -128,9 +128,10 @@ pub(super) static RUN_HOOK_PAYLOAD: Shape = Shape::Text(TextRule {
     pattern: None,
 });
 
+// The service's bound of 28800 is the server's to set: see `check::run::LifetimeBound`.
 pub(super) static RUN_MICROVM_REQUEST_MAXIMUM_DURATION_IN_SECONDS_INTEGER: Shape = Shape::Integer {
     min: Some(1),
-    max: Some(28800),
+    max: None,
 };
 
 pub(super) static CREATE_MICROVM_AUTH_TOKEN_REQUEST: Shape = Shape::Structure(&[

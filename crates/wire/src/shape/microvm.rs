@@ -65,7 +65,7 @@ pub struct RunMicrovmRequest {
     /// Given to the run hook.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_hook_payload: Option<Sensitive<String>>,
-    /// Longest lifetime, seconds, 1 to 28800.
+    /// Longest lifetime, seconds, from 1 on; 28800 at most on the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maximum_duration_in_seconds: Option<u32>,
     /// Makes repeats of the same call one call.
