@@ -74,11 +74,15 @@ pub(crate) async fn doctor(
         ("container runtime", "runc", "runc"),
         ("root disks", "mkfs.ext4", "e2fsprogs"),
         ("disk overlays", "qemu-img", "qemu-utils"),
+        ("build namespaces", "unshare", "util-linux"),
+        ("build networks", "nsenter", "util-linux"),
         ("network namespaces", "ip", "iproute2"),
         ("packet filter", "nft", "nftables"),
     ] {
         findings.push(program_found(what, program, package).await);
     }
+    findings.extend(netavark().await);
+    findings.push(cgroups());
     findings.push(network().await);
     findings.extend(forwarding().await);
     findings.push(disk(&settings.data_dir()));
@@ -212,7 +216,11 @@ async fn accelerator(settings: &Settings) -> (Finding, serde_json::Value) {
                         "software emulation, {qemu}; KVM is not usable: {}",
                         verdict.reason
                     ),
-                    "run on hardware, or on a virtual machine with nested virtualization, for full speed",
+                    format!(
+                        "run on hardware, or on a virtual machine with nested virtualization, for full speed; \
+                         remove {} to have it probed again",
+                        settings.data_dir().join(driver::VERDICT_FILE).display()
+                    ),
                 ),
                 None => Finding::limited(
                     WHAT,
@@ -264,6 +272,51 @@ fn search_path(program: &str) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// Buildah 1.33 and later do not start without netavark, whatever network they are told to use.
+async fn netavark() -> Option<Finding> {
+    const PLACES: [&str; 4] = [
+        "/usr/lib/podman/netavark",
+        "/usr/libexec/podman/netavark",
+        "/usr/local/lib/podman/netavark",
+        "/usr/local/libexec/podman/netavark",
+    ];
+    let version = Command::new(search_path("buildah")?)
+        .arg("--version")
+        .output()
+        .await
+        .ok()?;
+    // `buildah version 1.28.2 (image-spec …)`
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    let mut numbers = text.split_whitespace().nth(2)?.split('.').map(str::parse);
+    let release: (u32, u32) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let is_there = PLACES.iter().any(|place| Path::new(place).is_file());
+    (release >= (1, 33) && !is_there).then(|| {
+        Finding::missing(
+            "container networks",
+            "this release of buildah does not start without netavark",
+            "apt-get install netavark",
+        )
+    })
+}
+
+/// Whether a machine can be bounded.
+fn cgroups() -> Finding {
+    const WHAT: &str = "cgroups";
+    match colibri_hypervisor::cgroup::unavailable_bounds() {
+        bounds if bounds.is_empty() => {
+            Finding::good(WHAT, "memory, processes and CPU can be bounded")
+        }
+        bounds => Finding::limited(
+            WHAT,
+            format!(
+                "no bound on machines' {}: a guest can take all that the host has of it",
+                bounds.join(", ")
+            ),
+            "run as root where /sys/fs/cgroup is writable and has the controllers memory, pids and cpu",
+        ),
+    }
 }
 
 async fn network() -> Finding {

@@ -1,6 +1,5 @@
 //! Chooses the hypervisor driver: KVM only where a guest has really started on it.
 
-use std::fs;
 use std::path::Path;
 
 use colibri_hypervisor::accelerator::{Accelerator, Verdict, find_program, probe_kvm};
@@ -10,7 +9,7 @@ use colibri_hypervisor::{Architecture, VmmError};
 use crate::settings::{AcceleratorChoice, Settings};
 
 /// Where the verdict on KVM is remembered, in the data directory.
-const VERDICT_FILE: &str = "accelerator.json";
+pub(crate) const VERDICT_FILE: &str = "accelerator.json";
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
@@ -26,15 +25,6 @@ pub(crate) enum DriverError {
         "the guests' files are not in {0}; run scripts/setup, or name their directory with --guest-dir"
     )]
     NoGuest(String),
-    /// The verdict could not be remembered.
-    #[error("could not remember the verdict on the accelerator in {path}")]
-    Unwritable {
-        /// The data directory.
-        path: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
     /// QEMU is missing or broken.
     #[error(transparent)]
     Qemu(#[from] VmmError),
@@ -53,18 +43,10 @@ pub(crate) async fn choose(
             None,
         ));
     }
-    let directory = settings.data_dir();
-    let unwritable = |source| DriverError::Unwritable {
-        path: directory.display().to_string(),
-        source,
-    };
     let program = find_program(architecture).map_err(|source| VmmError::io("find QEMU", source))?;
     let qemu = version(&program).await?;
-    fs::create_dir_all(&directory).map_err(unwritable)?;
-    let remembered_in = directory.join(VERDICT_FILE);
-    let verdict = probe_kvm(&program, &qemu, kernel, &remembered_in)
-        .await
-        .map_err(unwritable)?;
+    let remembered_in = settings.data_dir().join(VERDICT_FILE);
+    let verdict = probe_kvm(architecture, &program, &qemu, kernel, &remembered_in).await;
     let accelerator = match (verdict.usable, settings.hypervisor.accelerator) {
         (true, _) => Accelerator::Kvm,
         (false, AcceleratorChoice::Kvm) => return Err(DriverError::NoKvm(verdict.reason)),

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,6 +12,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use tracing::debug;
+
+use crate::machine::Architecture;
+
+const KVM: &str = "/dev/kvm";
 
 /// How long the probe's guest may take until its kernel is up. On KVM it takes under a second, under
 /// nested emulation up to ten.
@@ -50,7 +56,7 @@ impl Accelerator {
 /// What the probe of KVM found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What the verdict holds for: boot id, kernel release, QEMU version.
+    /// What the verdict holds for: boot id, kernel release, QEMU version, `/dev/kvm` as it is, user id.
     pub host: String,
     /// Whether a guest started.
     pub usable: bool,
@@ -58,28 +64,32 @@ pub struct Verdict {
     pub reason: String,
 }
 
-/// The remembered verdict on KVM, or a new one from a guest started now.
-///
-/// # Errors
-/// When the verdict cannot be stored; a probe that fails is a verdict, not an error.
+/// How long a verdict against KVM is believed: a host that was busy at the wrong moment must not run in
+/// software for ever.
+const REFUSAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The remembered verdict on KVM, or a new one from a guest started now. It is remembered where the
+/// directory of `remembered_in` exists and can be written; a host without a `/dev/kvm` that opens is asked
+/// each time.
 pub async fn probe_kvm(
+    architecture: Architecture,
     program: &Path,
     qemu_version: &str,
     kernel: &Path,
     remembered_in: &Path,
-) -> io::Result<Verdict> {
-    let host = format!(
-        "{} {} {qemu_version}",
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim(),
-        fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
-    );
-    if let Ok(text) = fs::read(remembered_in)
-        && let Ok(verdict) = serde_json::from_slice::<Verdict>(&text)
-        && verdict.host == host
-    {
-        return Ok(verdict);
+) -> Verdict {
+    let host = host_key(qemu_version);
+    if let Err(reason) = open_kvm() {
+        return Verdict {
+            host,
+            usable: false,
+            reason,
+        };
     }
-    let (usable, reason) = match start_guest(program, kernel).await {
+    if let Some(verdict) = remembered(remembered_in, &host) {
+        return verdict;
+    }
+    let (usable, reason) = match start_guest(architecture, program, kernel).await {
         Ok(()) => (true, "a guest started on it".to_owned()),
         Err(reason) => (false, reason),
     };
@@ -88,46 +98,77 @@ pub async fn probe_kvm(
         usable,
         reason,
     };
-    fs::write(remembered_in, serde_json::to_vec_pretty(&verdict)?)?;
-    Ok(verdict)
+    let written = serde_json::to_vec_pretty(&verdict)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(remembered_in, text));
+    if let Err(error) = written {
+        debug!(path = %remembered_in.display(), %error, "the verdict on KVM is not remembered");
+    }
+    verdict
+}
+
+/// What a verdict holds for: this boot, this kernel, this QEMU, this device and who may open it.
+fn host_key(qemu_version: &str) -> String {
+    let line = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let device = fs::metadata(KVM).map_or_else(
+        |_| "absent".to_owned(),
+        |kvm| {
+            format!(
+                "{:x}/{:o}/{}/{}",
+                kvm.rdev(),
+                kvm.mode(),
+                kvm.uid(),
+                kvm.gid()
+            )
+        },
+    );
+    format!(
+        "{} {} {qemu_version} {device} {}",
+        line("/proc/sys/kernel/random/boot_id").trim(),
+        line("/proc/sys/kernel/osrelease").trim(),
+        rustix::process::geteuid().as_raw(),
+    )
+}
+
+fn remembered(path: &Path, host: &str) -> Option<Verdict> {
+    let verdict: Verdict = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let age = fs::metadata(path).ok()?.modified().ok()?.elapsed();
+    let is_fresh = verdict.usable || age.is_ok_and(|age| age < REFUSAL_AGE);
+    (verdict.host == host && is_fresh).then_some(verdict)
+}
+
+fn open_kvm() -> Result<(), String> {
+    match fs::File::options().read(true).write(true).open(KVM) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(
+            "/dev/kvm does not exist: this host offers no hardware virtualization, or its module \
+             (kvm_intel, kvm_amd) is not loaded"
+                .to_owned(),
+        ),
+        Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
+    }
 }
 
 /// Starts a kernel without user space on KVM and waits until it looks for one.
-async fn start_guest(program: &Path, kernel: &Path) -> Result<(), String> {
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Err(match error.kind() {
-            io::ErrorKind::NotFound => {
-                "/dev/kvm does not exist: this host offers no hardware virtualization".to_owned()
-            }
-            _ => format!("/dev/kvm cannot be opened: {error}"),
-        });
-    }
+async fn start_guest(
+    architecture: Architecture,
+    program: &Path,
+    kernel: &Path,
+) -> Result<(), String> {
+    let (machine, console) = match architecture {
+        Architecture::X86_64 => ("pc,usb=off", "ttyS0"),
+        Architecture::Aarch64 => ("virt,gic-version=host", "ttyAMA0"),
+    };
     let mut command = Command::new(program);
     command
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-vga",
-            "none",
-        ])
-        .args([
-            "-machine",
-            "pc,usb=off",
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-m",
-            "256M",
-            "-serial",
-            "stdio",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-vga", "none"])
+        .args(["-machine", machine, "-accel", "kvm", "-cpu", "host"])
+        .args(["-m", "256M", "-serial", "stdio"])
         .arg("-kernel")
         .arg(kernel)
-        .args(["-append", "console=ttyS0 panic=-1"])
+        .arg("-append")
+        .arg(format!("console={console} panic=-1"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -177,10 +218,10 @@ async fn start_guest(program: &Path, kernel: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// When none is installed.
-pub fn find_program(architecture: crate::machine::Architecture) -> io::Result<PathBuf> {
+pub fn find_program(architecture: Architecture) -> io::Result<PathBuf> {
     let name = match architecture {
-        crate::machine::Architecture::X86_64 => "qemu-system-x86_64",
-        crate::machine::Architecture::Aarch64 => "qemu-system-aarch64",
+        Architecture::X86_64 => "qemu-system-x86_64",
+        Architecture::Aarch64 => "qemu-system-aarch64",
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

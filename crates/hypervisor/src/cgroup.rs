@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use crate::machine::MachineShape;
+use crate::machine::{Architecture, MachineShape};
 
 /// Parent of all of Colibri's cgroups.
 const PARENT: &str = "colibri";
@@ -109,6 +109,34 @@ impl Cgroup {
             .map(|hierarchy| (hierarchy.join(PARENT).join(id), Version::One))
             .collect()
     }
+}
+
+/// What machines cannot be bounded in on this host: names of controllers, none where all is well. Makes a
+/// cgroup and removes it again.
+#[must_use]
+pub fn unavailable_bounds() -> Vec<&'static str> {
+    let id = format!("probe-{}", std::process::id());
+    let locations = Cgroup::locations(&id);
+    let shape = MachineShape {
+        architecture: Architecture::X86_64,
+        vcpus: 1,
+        memory_mib: 512,
+    };
+    let mut missing = V1_CONTROLLERS.to_vec();
+    for (directory, version) in locations {
+        if fs::create_dir_all(&directory).is_err() {
+            continue;
+        }
+        for (file, value) in bounds(shape, version) {
+            let controller = file.split('.').next().unwrap_or_default();
+            if fs::write(directory.join(file), value).is_ok() {
+                missing.retain(|missing| *missing != controller);
+            }
+        }
+        // It is empty, so it goes; one that stays is swept with the others.
+        let _ = fs::remove_dir(&directory);
+    }
+    missing
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

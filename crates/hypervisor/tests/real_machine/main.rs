@@ -339,22 +339,24 @@ async fn the_probe_of_kvm_tells_a_host_that_boots_guests_from_one_that_does_not(
         say("skipped: the probe of KVM: COLIBRI_TEST_EXPECT_KVM says neither yes nor no");
         return;
     };
-    let program = find_program(Architecture::of_host().unwrap()).unwrap();
+    let architecture = Architecture::of_host().unwrap();
+    let program = find_program(architecture).unwrap();
     let version = version(&program).await.unwrap();
     let kernel = guest_directory().join("vmlinux");
     let directory = tempfile::tempdir().unwrap();
     let memory = directory.path().join("verdict.json");
+    let probe = || probe_kvm(architecture, &program, &version, &kernel, &memory);
     let started = Instant::now();
-    let verdict = probe_kvm(&program, &version, &kernel, &memory)
-        .await
-        .unwrap();
+    let verdict = probe().await;
     say(&format!(
         "the probe took {:?}: {verdict:?}",
         started.elapsed()
     ));
     assert_eq!(verdict.usable, expected == "yes");
-    let remembered = probe_kvm(&program, &version, &kernel, &memory)
-        .await
-        .unwrap();
-    assert_eq!(remembered, verdict);
+    assert_eq!(probe().await, verdict);
+    // What was true of another device is not believed of this one.
+    let mut elsewhere = verdict.clone();
+    elsewhere.host.push_str(" another");
+    fs::write(&memory, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
+    assert_eq!(probe().await.host, verdict.host);
 }
