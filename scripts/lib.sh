@@ -27,15 +27,27 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Gigabytes of images and disks go here: /tmp is memory on many machines.
+export TMPDIR="${TMPDIR:-/var/tmp}"
+
 # Runs a command as root: directly, or through sudo.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
     elif have sudo; then
-        sudo "$@"
+        sudo env TMPDIR="$TMPDIR" "$@"
     else
         die "'$*' needs root: run this as root, or install sudo"
     fi
+}
+
+# Asks for sudo's password now, and keeps it good while this script lives: a question after a build of
+# a quarter of an hour would find nobody to answer.
+keep_root() {
+    [ "$(id -u)" -ne 0 ] || return 0
+    have sudo || die "this needs root: run it as root, or install sudo"
+    sudo -v || die "sudo did not let this in"
+    while sleep 50 && kill -0 "$$" 2>/dev/null; do sudo -n -v; done 2>/dev/null &
 }
 
 # The guests' architecture: the host's own. Everything made for a guest lies under its name, so that

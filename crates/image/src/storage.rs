@@ -221,6 +221,12 @@ impl ContainerStorage {
             );
             self.remove_fetched(&image, scratch).await;
         }
+        // `buildah` mounts the storage's directory on itself and leaves that so; busy is no harm.
+        let overlay = self.root.join("overlay");
+        if let Err(error) = rustix::mount::unmount(&overlay, rustix::mount::UnmountFlags::NOFOLLOW)
+        {
+            tracing::debug!(%error, "the container storage stays mounted");
+        }
     }
 
     /// Removes every image that an earlier daemon's builds named, and then what [`Self::prune`] does.
