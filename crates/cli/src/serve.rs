@@ -320,13 +320,19 @@ fn network_settings(settings: &Settings, data: &Path) -> Result<NetworkSettings,
 
 /// What the file says of machines that are kept for speed; the rest stays as it is by default.
 fn keep_for_speed(settings: &Settings, choices: &mut colibri_control::Settings) {
-    let (pool, hot) = (&mut choices.pool, &mut choices.hot);
+    let (pool, spares, hot) = (&mut choices.pool, &mut choices.spares, &mut choices.hot);
     pool.enabled = settings.pool.enabled.unwrap_or(pool.enabled);
     pool.machines_per_version = settings
         .pool
         .machines_per_version
         .unwrap_or(pool.machines_per_version);
     pool.memory_mib = settings.pool.memory_mib.unwrap_or(pool.memory_mib);
+    spares.enabled = settings.spares.enabled.unwrap_or(spares.enabled);
+    spares.processes_per_version = settings
+        .spares
+        .processes_per_version
+        .unwrap_or(spares.processes_per_version);
+    spares.memory_mib = settings.spares.memory_mib.unwrap_or(spares.memory_mib);
     hot.enabled = settings.hot.enabled.unwrap_or(hot.enabled);
     hot.machines = settings.hot.machines.unwrap_or(hot.machines);
     hot.memory_mib = settings.hot.memory_mib.unwrap_or(hot.memory_mib);

@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) microvms: Microvms,
     /// `[pool]`
     pub(crate) pool: Pool,
+    /// `[spares]`
+    pub(crate) spares: Spares,
     /// `[hot]`
     pub(crate) hot: Hot,
 }
@@ -178,6 +180,18 @@ pub(crate) struct Pool {
     /// Most of one image version; 4 by default.
     pub(crate) machines_per_version: Option<usize>,
     /// Memory for all of them, MiB, 96 counted for each; a tenth of the host's by default.
+    pub(crate) memory_mib: Option<u64>,
+}
+
+/// `[spares]`: processes that wait without a machine, for wakes from the disk and launches beyond the pool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Spares {
+    /// Whether there are any; true by default.
+    pub(crate) enabled: Option<bool>,
+    /// Most of one image version; 2 by default.
+    pub(crate) processes_per_version: Option<usize>,
+    /// Memory for all of them, MiB, 32 counted for each; a fortieth of the host's by default.
     pub(crate) memory_mib: Option<u64>,
 }
 

@@ -260,6 +260,8 @@ impl Actor {
 
     /// Waits until a suspended MicroVM is wanted or over.
     async fn sleep(&mut self) {
+        let is_kept = self.machine.is_some();
+        let _asleep = (!is_kept).then(|| self.shared.pool.asleep(&self.source()));
         let lifetime = lifetime_end(self.created_at, &self.settings);
         let window = self.window_end();
         let clock = self.shared.clock.clone();

@@ -79,7 +79,7 @@ async fn carry_out(shared: Arc<Shared>, build: Build) {
     record_end(&shared, &build, outcome).await;
     drop(turn);
     if is_built {
-        shared.pool.built(Source {
+        shared.pool.built(&Source {
             image_name: build.image_name,
             version: build.version,
             build_id: build.id,

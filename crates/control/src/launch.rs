@@ -118,11 +118,7 @@ impl Actor {
 
     /// Makes a machine of the pool this MicroVM's, where one waits.
     async fn move_in(&mut self) -> bool {
-        let source = Source {
-            image_name: self.image_name.clone(),
-            version: self.version,
-            build_id: self.build_id.clone().unwrap_or_default(),
-        };
+        let source = self.source();
         let (pool, reach) = (Arc::clone(&self.shared.pool), self.settings.reach);
         let claimed = async move { pool.claim(&source, reach).await };
         let Some(waiting) = self.attend(claimed).await else {
@@ -149,6 +145,15 @@ impl Actor {
         (self.slot, self.machine) = (Some(slot), Some(machine));
         self.serve_guest().await;
         true
+    }
+
+    /// What its machines are made from.
+    pub(crate) fn source(&self) -> Source {
+        Source {
+            image_name: self.image_name.clone(),
+            version: self.version,
+            build_id: self.build_id.clone().unwrap_or_default(),
+        }
     }
 
     /// Records the machine and lets its guest go on, up to the open session.
@@ -180,8 +185,52 @@ impl Actor {
         "The MicroVM could not be started.".into()
     }
 
-    /// Takes a slot and starts a stopped machine on it, from the base or from the suspension.
+    /// Has a stopped machine, from the base or from the suspension: in a spare that waits, or in a process of
+    /// its own.
     pub(crate) async fn start_machine(&mut self, resume: bool) -> Result<(), LaunchFailure> {
+        match self.take_up_in_spare(resume).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(failure) if failure.is_final() => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(microvm_id = %self.id, error = %chain(&failure), "a spare is of no use; starting a process");
+            }
+        }
+        self.start_process(resume).await
+    }
+
+    /// False where no spare waits.
+    async fn take_up_in_spare(&mut self, resume: bool) -> Result<bool, LaunchFailure> {
+        let claimed = self
+            .shared
+            .pool
+            .claim_spare(&self.source(), self.settings.reach);
+        let Some(spare) = claimed else {
+            return Ok(false);
+        };
+        let directory = self.shared.settings.microvm_directory(&self.id);
+        let machine = Arc::clone(&spare.machine);
+        let taken_up = self
+            .attend(async move {
+                if !resume {
+                    let removed = remove_directory(&directory).await;
+                    removed.map_err(LaunchFailure::Directory)?;
+                }
+                let taken_up = machine.take_up(&directory, resume).await;
+                taken_up.map_err(LaunchFailure::Machine)
+            })
+            .await;
+        if let Err(failure) = taken_up {
+            self.attend(spare.discard()).await;
+            return Err(failure);
+        }
+        let (slot, machine) = spare.into_parts();
+        (self.slot, self.machine) = (Some(slot), Some(machine));
+        Ok(true)
+    }
+
+    /// Takes a slot and starts a process on it.
+    async fn start_process(&mut self, resume: bool) -> Result<(), LaunchFailure> {
         let directory = self.shared.settings.microvm_directory(&self.id);
         let shared = Arc::clone(&self.shared);
         let reach = self.settings.reach;

@@ -27,11 +27,13 @@
 //!
 //! # What is kept for speed
 //!
-//! Two kinds of stopped processes are kept while the host has memory and slots for them; neither is
-//! recorded, and the next daemon sweeps both:
+//! Three kinds of stopped processes are kept while the host has memory and slots for them; none is
+//! recorded, and the next daemon sweeps them all:
 //!
 //! - the **pool**: machines of an image version that have run and wait, as nobody, to become a MicroVM
 //!   (`pool`, `pooled`, `stocking`, `warm_up`). The claim moves the machine's directory to the MicroVM's.
+//! - **spares**: processes without a machine in them, which become one that wakes from the disk or that the
+//!   pool has no machine for (`pool`, `pooled`, `stocking`).
 //! - the **hot tier**: processes of suspended MicroVMs, whose wake then continues instead of restoring
 //!   (`hot`).
 #![forbid(unsafe_code)]
@@ -70,6 +72,7 @@ mod run;
 mod session;
 mod settings;
 mod slots;
+mod stock;
 mod stocking;
 mod suspend;
 mod tags;
@@ -87,6 +90,7 @@ pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
 pub use registry::Endpoint;
 pub use settings::{
-    Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings, SuspendHookFailure,
+    Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings, SpareSettings,
+    SuspendHookFailure,
 };
 pub use tokens::{MintFailure, TokenMint};

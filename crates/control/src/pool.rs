@@ -1,11 +1,12 @@
 //! The warm pool: machines that were launched from an image version, have run, and wait, paused, to
-//! become a MicroVM. What there is, what there should be, and who takes what; how one is made is in
-//! `pooled`, when in `stocking`.
+//! become a MicroVM; and spares, processes without a machine in them, which become one that wakes from the
+//! disk or that the pool has no machine for. What there is, what there should be, and who takes what; how one
+//! is made is in `pooled`, when in `stocking`.
 //!
 //! A machine of the pool belongs to nobody: nothing of it is recorded, and nothing of it survives the
 //! daemon. How many there are depends on launches and on the host, never on what a tenant asks for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,15 +16,15 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::pooled::PoolMachine;
-use crate::settings::PoolSettings;
+use crate::settings::{PoolSettings, SpareSettings};
+use crate::stock::Stock;
+pub(crate) use crate::stock::{Kind, Source};
 
 /// Memory that a machine of the pool has for itself, MiB. Measured: 37 to 50 with a Flask application
 /// under emulation; an application that warms more of itself up takes more.
 const MACHINE_MIB: u64 = 96;
-/// Time without a launch or a build after which a version has no machines any more.
-const IDLE: Duration = Duration::from_secs(600);
-/// The launches of this time say how many machines should wait.
-const RECENT: Duration = Duration::from_secs(60);
+/// Memory that a spare has for itself, MiB: a QEMU that has not run anything.
+const SPARE_MIB: u64 = 32;
 /// A launch waits for a machine that should be made within this time. A launch from the base takes as
 /// long under emulation, and twice as long while it competes with the making.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -34,17 +35,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-/// What machines are made from: a build of an image version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Source {
-    pub(crate) image_name: String,
-    pub(crate) version: u32,
-    pub(crate) build_id: String,
-}
-
 /// All machines that wait.
 pub(crate) struct Pool {
     settings: PoolSettings,
+    spare_settings: SpareSettings,
     state: Mutex<State>,
     /// Something changed that whoever keeps the stock should look at.
     changed: Notify,
@@ -68,8 +62,23 @@ struct State {
     recheck: bool,
 }
 
+impl State {
+    /// The stock of a version that is used at this moment.
+    fn use_stock(&mut self, source: &Source) -> &mut Stock {
+        let now = Instant::now();
+        let key = source.build_id.clone();
+        let stock = self
+            .stocks
+            .entry(key)
+            .or_insert_with(|| Stock::new(source.clone(), now));
+        stock.used = now;
+        stock
+    }
+}
+
 struct Making {
     build_id: String,
+    kind: Kind,
     begun: Instant,
     /// A launch waits for it.
     promised: bool,
@@ -77,47 +86,25 @@ struct Making {
     ended: CancellationToken,
 }
 
-struct Stock {
-    source: Source,
-    machines: VecDeque<PoolMachine>,
-    /// Launches of the last minute.
-    launches: VecDeque<Instant>,
-    /// Last launch or build.
-    used: Instant,
-    /// How long the last machine took to make.
-    took: Option<Duration>,
-    failures: u32,
-    not_before: Instant,
-}
-
-impl Stock {
-    fn new(source: Source, now: Instant) -> Self {
-        Self {
-            source,
-            machines: VecDeque::new(),
-            launches: VecDeque::new(),
-            used: now,
-            took: None,
-            failures: 0,
-            not_before: now,
-        }
-    }
-
-    /// How many machines should wait. A launch foretells another one.
-    fn target(&mut self, now: Instant, most: usize) -> usize {
-        let old = |launch: &Instant| now.duration_since(*launch) >= RECENT;
-        while self.launches.front().is_some_and(old) {
-            self.launches.pop_front();
-        }
-        if now.duration_since(self.used) >= IDLE {
-            return 0;
-        }
-        (1 + self.launches.len()).min(most)
-    }
-}
-
 /// A launch or wake under way: nothing is made in the background meanwhile.
 pub(crate) struct UnderWay(Arc<Pool>);
+
+/// A MicroVM that sleeps without a process.
+pub(crate) struct Asleep {
+    pool: Arc<Pool>,
+    source: Source,
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        // Its stock may have been drained meanwhile.
+        if let Some(stock) = state.stocks.get_mut(&self.source.build_id) {
+            stock.sleepers = stock.sleepers.saturating_sub(1);
+            stock.used = Instant::now();
+        }
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -129,9 +116,10 @@ impl Drop for UnderWay {
 }
 
 impl Pool {
-    pub(crate) fn new(settings: PoolSettings) -> Arc<Self> {
+    pub(crate) fn new(settings: PoolSettings, spare_settings: SpareSettings) -> Arc<Self> {
         Arc::new(Self {
             settings,
+            spare_settings,
             state: Mutex::default(),
             changed: Notify::new(),
             closing: CancellationToken::new(),
@@ -145,7 +133,16 @@ impl Pool {
     }
 
     fn is_open(&self) -> bool {
-        self.settings.enabled && !self.closing.is_cancelled()
+        (self.settings.enabled || self.spare_settings.enabled) && !self.closing.is_cancelled()
+    }
+
+    /// Most of one version.
+    fn most(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Machine if self.settings.enabled => self.settings.machines_per_version,
+            Kind::Spare if self.spare_settings.enabled => self.spare_settings.processes_per_version,
+            _ => 0,
+        }
     }
 
     /// A launch of this version: a machine that waits for it, or will in a moment. Nobody else gets it.
@@ -154,23 +151,37 @@ impl Pool {
             return None;
         }
         self.note_launch(source);
-        if let Some(machine) = self.take(source, reach) {
+        if let Some(machine) = self.take(Kind::Machine, source, reach) {
             return Some(machine);
         }
         let (made, left) = self.promise(source)?;
         // Late or failed: the launch begins from the base.
         let _ = timeout(left + left / 4 + SLACK, made.cancelled()).await;
-        self.take(source, reach)
+        self.take(Kind::Machine, source, reach)
+    }
+
+    /// A spare that can become a machine of this version, where one waits.
+    pub(crate) fn claim_spare(&self, source: &Source, reach: Egress) -> Option<PoolMachine> {
+        self.take(Kind::Spare, source, reach)
+    }
+
+    /// A MicroVM of this version sleeps and has no process: while this is held, a spare should wait for it.
+    pub(crate) fn asleep(self: &Arc<Self>, source: &Source) -> Option<Asleep> {
+        if !self.is_open() || !self.spare_settings.enabled {
+            return None;
+        }
+        self.state().use_stock(source).sleepers += 1;
+        self.changed.notify_one();
+        Some(Asleep {
+            pool: Arc::clone(self),
+            source: source.clone(),
+        })
     }
 
     fn note_launch(&self, source: &Source) {
         let now = Instant::now();
         let mut state = self.state();
-        let stock = state
-            .stocks
-            .entry(source.build_id.clone())
-            .or_insert_with(|| Stock::new(source.clone(), now));
-        stock.used = now;
+        let stock = state.use_stock(source);
         stock.launches.push_back(now);
         // More than these say nothing more.
         if stock.launches.len() > self.settings.machines_per_version {
@@ -185,32 +196,28 @@ impl Pool {
         let took = state.stocks.get(&source.build_id)?.took?;
         let making = state.making.as_mut()?;
         let left = took.saturating_sub(making.begun.elapsed());
-        if making.build_id != source.build_id || making.promised || left > PATIENCE {
+        let is_it = making.build_id == source.build_id && making.kind == Kind::Machine;
+        if !is_it || making.promised || left > PATIENCE {
             return None;
         }
         making.promised = true;
         Some((making.ended.clone(), left))
     }
 
-    fn take(&self, source: &Source, reach: Egress) -> Option<PoolMachine> {
+    fn take(&self, kind: Kind, source: &Source, reach: Egress) -> Option<PoolMachine> {
         let mut state = self.state();
-        let stock = state.stocks.get_mut(&source.build_id)?;
-        let index = stock
-            .machines
-            .iter()
-            .position(|machine| machine.reach == reach)?;
-        stock.machines.remove(index)
+        let all = state.stocks.get_mut(&source.build_id)?.of(kind);
+        let index = all.iter().position(|machine| machine.reach == reach)?;
+        all.remove(index)
     }
 
     /// A version was built: its first launch should find a machine.
-    pub(crate) fn built(&self, source: Source) {
+    pub(crate) fn built(&self, source: &Source) {
         if !self.is_open() {
             return;
         }
-        let now = Instant::now();
         let mut state = self.state();
-        let stock = state.stocks.entry(source.build_id.clone());
-        stock.or_insert_with(|| Stock::new(source, now)).used = now;
+        state.use_stock(source);
         state.recheck = true;
         drop(state);
         self.changed.notify_one();
@@ -241,12 +248,7 @@ impl Pool {
     /// A machine's process ended by itself.
     pub(crate) fn lost(&self, id: &str) {
         let mut state = self.state();
-        let mut lost = None;
-        for stock in state.stocks.values_mut() {
-            if let Some(index) = stock.machines.iter().position(|machine| machine.id == id) {
-                lost = stock.machines.remove(index);
-            }
-        }
+        let lost = state.stocks.values_mut().find_map(|stock| stock.remove(id));
         state.condemned.extend(lost);
         drop(state);
         self.changed.notify_one();
@@ -255,7 +257,14 @@ impl Pool {
     /// Forgets a build; its machines are the caller's to discard. One that is being made of it is not kept.
     pub(crate) fn drain(&self, build_id: &str) -> Vec<PoolMachine> {
         let stock = self.state().stocks.remove(build_id);
-        stock.map_or_else(Vec::new, |stock| stock.machines.into())
+        stock.map_or_else(Vec::new, |stock| stock.into_all().collect())
+    }
+
+    /// Whether launches use a build; where they do not, its machines are surplus.
+    pub(crate) fn set_launched(&self, build_id: &str, is_launched: bool) {
+        if let Some(stock) = self.state().stocks.get_mut(build_id) {
+            stock.is_launched = is_launched;
+        }
     }
 
     /// Gives a slot back that a machine of the pool holds, where there is one; true when it did.
@@ -280,15 +289,15 @@ impl Pool {
         true
     }
 
-    /// The machine that is missed least: the oldest of the version that was used longest ago.
+    /// The one that is missed least: a spare, or the oldest, of the version that was used longest ago.
     pub(crate) fn take_any(&self) -> Option<PoolMachine> {
         let mut state = self.state();
         let stocks = state.stocks.values_mut();
-        stocks
-            .filter(|stock| !stock.machines.is_empty())
-            .min_by_key(|stock| stock.used)?
-            .machines
-            .pop_front()
+        let stock = stocks
+            .filter(|stock| !stock.is_empty())
+            .min_by_key(|stock| stock.used)?;
+        let spare = stock.spares.pop_front();
+        spare.or_else(|| stock.machines.pop_front())
     }
 
     /// Nothing is made or claimed any more; what waits is the caller's to discard.
@@ -297,7 +306,7 @@ impl Pool {
         let mut state = self.state();
         let machines = std::mem::take(&mut state.stocks)
             .into_values()
-            .flat_map(|stock| stock.machines);
+            .flat_map(Stock::into_all);
         let machines: Vec<PoolMachine> = machines.collect();
         if let Some(making) = &state.making {
             making.abandon.cancel();
@@ -322,18 +331,19 @@ impl Pool {
     /// Machines that are to go: dead ones, and more than should wait.
     pub(crate) fn take_surplus(&self) -> Vec<PoolMachine> {
         let now = Instant::now();
-        let most = self.settings.machines_per_version;
         let mut state = self.state();
         let mut surplus = std::mem::take(&mut state.condemned);
         for stock in state.stocks.values_mut() {
-            let target = stock.target(now, most);
-            while stock.machines.len() > target {
-                surplus.extend(stock.machines.pop_front());
+            for kind in [Kind::Machine, Kind::Spare] {
+                let target = stock.target(kind, now, self.most(kind));
+                while stock.of(kind).len() > target {
+                    surplus.extend(stock.of(kind).pop_front());
+                }
             }
         }
         state
             .stocks
-            .retain(|_, stock| !stock.machines.is_empty() || now.duration_since(stock.used) < IDLE);
+            .retain(|_, stock| !stock.is_empty() || stock.sleepers > 0 || !stock.is_idle(now));
         surplus
     }
 
@@ -353,28 +363,34 @@ impl Pool {
         !state.stocks.is_empty() || !state.condemned.is_empty()
     }
 
-    /// The version that lacks a machine most, unless something more important is under way.
-    pub(crate) fn wanting(&self) -> Option<Source> {
-        if !self.is_open() {
+    /// What is lacked most, and of which version, unless something more important is under way. A spare is
+    /// made in a tenth of the time that a machine takes, so those come first.
+    pub(crate) fn wanting(&self) -> Option<(Source, Kind)> {
+        if !self.is_open() || self.state().under_way > 0 {
             return None;
         }
+        let wanted = |kind| Some((self.wanting_of(kind)?, kind));
+        wanted(Kind::Spare).or_else(|| wanted(Kind::Machine))
+    }
+
+    fn wanting_of(&self, kind: Kind) -> Option<Source> {
         let now = Instant::now();
-        let most = self.settings.machines_per_version;
+        let most = self.most(kind);
+        let (each, budget) = match kind {
+            Kind::Machine => (MACHINE_MIB, self.settings.memory_mib),
+            Kind::Spare => (SPARE_MIB, self.spare_settings.memory_mib),
+        };
         let mut state = self.state();
-        let waiting: usize = state
-            .stocks
-            .values()
-            .map(|stock| stock.machines.len())
-            .sum();
-        let after = (waiting as u64 + 1) * MACHINE_MIB;
-        if state.under_way > 0 || after > self.settings.memory_mib {
+        let stocks = state.stocks.values_mut();
+        let waiting: usize = stocks.map(|stock| stock.of(kind).len()).sum();
+        if (waiting as u64 + 1) * each > budget {
             return None;
         }
         let stocks = state.stocks.values_mut();
         stocks
             .filter_map(|stock| {
-                let wants =
-                    now >= stock.not_before && stock.machines.len() < stock.target(now, most);
+                let target = stock.target(kind, now, most);
+                let wants = now >= stock.not_before && stock.of(kind).len() < target;
                 wants.then_some(stock)
             })
             .max_by_key(|stock| stock.used)
@@ -382,9 +398,10 @@ impl Pool {
     }
 
     /// A machine is being made; the token says that it is wanted no more.
-    pub(crate) fn making(&self, source: &Source) -> CancellationToken {
+    pub(crate) fn making(&self, source: &Source, kind: Kind) -> CancellationToken {
         let making = Making {
             build_id: source.build_id.clone(),
+            kind,
             begun: Instant::now(),
             promised: false,
             abandon: self.closing.child_token(),
@@ -396,7 +413,12 @@ impl Pool {
     }
 
     /// What came of it: kept where it is still wanted, otherwise the caller's to discard.
-    pub(crate) fn made(&self, source: &Source, made: Option<PoolMachine>) -> Option<PoolMachine> {
+    pub(crate) fn made(
+        &self,
+        source: &Source,
+        kind: Kind,
+        made: Option<PoolMachine>,
+    ) -> Option<PoolMachine> {
         let mut state = self.state();
         let took = state.making.take().map(|making| {
             making.ended.cancel();
@@ -407,8 +429,10 @@ impl Pool {
         match (stock.filter(|_| is_open), made) {
             (Some(stock), Some(machine)) => {
                 stock.failures = 0;
-                stock.took = took;
-                stock.machines.push_back(machine);
+                if kind == Kind::Machine {
+                    stock.took = took;
+                }
+                stock.of(kind).push_back(machine);
                 None
             }
             (Some(stock), None) => {

@@ -1,5 +1,6 @@
 //! One machine of the warm pool: launched from a base, run until the agent's paths and the
-//! application's warm-up have run, paused; and its end, where nobody wants it.
+//! application's warm-up have run, paused; one spare, started on a base and no more; and their end, where
+//! nobody wants them.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use colibri_guest_protocol::client::ClientError;
 use colibri_guest_protocol::message::HookCall;
 use colibri_hypervisor::machine::VmmError;
-use colibri_hypervisor::{Isolation, LaunchSpec, Machine, NetworkAttachment};
+use colibri_hypervisor::{Isolation, LaunchSpec, Machine, NetworkAttachment, SpareSpec};
 use colibri_network::{Egress, NetworkError, Slot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use crate::documents::MachineIdentity;
 use crate::failure::chain;
 use crate::launch::{Origin, identity_message, remove_directory};
 use crate::output::Output;
+use crate::pool::Kind;
 use crate::session::{Session, SessionFailure};
 use crate::warm_up;
 
@@ -40,6 +42,8 @@ pub(crate) struct Recipe {
     pub(crate) base: PathBuf,
     /// What its network lets out: the version's own connector.
     pub(crate) reach: Egress,
+    /// Whether launches use it: it is what its image's newest active version is made from.
+    pub(crate) is_launched: bool,
 }
 
 /// Why a machine could not be made.
@@ -107,16 +111,25 @@ impl PoolMachine {
 pub(crate) async fn make(
     shared: &Arc<Shared>,
     recipe: &Recipe,
+    kind: Kind,
     abandon: &CancellationToken,
 ) -> Result<PoolMachine, MakeFailure> {
-    let id = format!("pool-{}", Uuid::new_v4());
+    let name = match kind {
+        Kind::Machine => "pool",
+        Kind::Spare => "spare",
+    };
+    let id = format!("{name}-{}", Uuid::new_v4());
     let mut parts = Parts {
         directory: shared.settings.pool_directory(&id),
         id,
         slot: None,
         machine: None,
     };
-    match parts.launch_and_warm(shared, recipe, abandon).await {
+    let made = match kind {
+        Kind::Machine => parts.launch_and_warm(shared, recipe, abandon).await,
+        Kind::Spare => parts.prepare(shared, recipe).await,
+    };
+    match made {
         Ok((slot, machine)) => Ok(watched(shared, parts, recipe.reach, slot, machine)),
         Err(failure) => {
             parts.discard().await;
@@ -175,6 +188,44 @@ impl Parts {
         shared: &Shared,
         recipe: &Recipe,
     ) -> Result<(Arc<dyn Slot>, Arc<dyn Machine>), MakeFailure> {
+        let (slot, network) = self.place(shared, recipe).await?;
+        let spec = LaunchSpec {
+            id: self.id.clone(),
+            directory: self.directory.clone(),
+            base: recipe.base.clone(),
+            resume: false,
+            network,
+            isolation: Isolation { uid: slot.uid() },
+        };
+        let machine = shared.vmm.launch(spec).await?;
+        self.machine = Some(Arc::clone(&machine));
+        Ok((slot, machine))
+    }
+
+    async fn prepare(
+        &mut self,
+        shared: &Shared,
+        recipe: &Recipe,
+    ) -> Result<(Arc<dyn Slot>, Arc<dyn Machine>), MakeFailure> {
+        let (slot, network) = self.place(shared, recipe).await?;
+        let spec = SpareSpec {
+            id: self.id.clone(),
+            directory: self.directory.clone(),
+            base: recipe.base.clone(),
+            network,
+            isolation: Isolation { uid: slot.uid() },
+        };
+        let machine = shared.vmm.prepare(spec).await?;
+        self.machine = Some(Arc::clone(&machine));
+        Ok((slot, machine))
+    }
+
+    /// Its directory, and a slot of its own.
+    async fn place(
+        &mut self,
+        shared: &Shared,
+        recipe: &Recipe,
+    ) -> Result<(Arc<dyn Slot>, Option<NetworkAttachment>), MakeFailure> {
         tokio::fs::create_dir_all(&self.directory)
             .await
             .map_err(MakeFailure::Directory)?;
@@ -182,17 +233,8 @@ impl Parts {
         let slot = slot.map_err(MakeFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
         let attached = slot.attach().await.map_err(MakeFailure::Slot)?;
-        let spec = LaunchSpec {
-            id: self.id.clone(),
-            directory: self.directory.clone(),
-            base: recipe.base.clone(),
-            resume: false,
-            network: attached.map(|(tap, namespace)| NetworkAttachment { tap, namespace }),
-            isolation: Isolation { uid: slot.uid() },
-        };
-        let machine = shared.vmm.launch(spec).await?;
-        self.machine = Some(Arc::clone(&machine));
-        Ok((slot, machine))
+        let network = attached.map(|(tap, namespace)| NetworkAttachment { tap, namespace });
+        Ok((slot, network))
     }
 
     async fn discard(self) {

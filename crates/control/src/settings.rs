@@ -86,6 +86,8 @@ pub struct Settings {
     pub ready_bound: Duration,
     /// Machines that wait for launches.
     pub pool: PoolSettings,
+    /// Processes that wait without a machine in them.
+    pub spares: SpareSettings,
     /// Processes of suspended MicroVMs that are kept.
     pub hot: HotSettings,
     /// What tells the host's memory.
@@ -100,6 +102,18 @@ pub struct PoolSettings {
     /// Most of one image version; how many there are follows its launches.
     pub machines_per_version: usize,
     /// Memory that all of them together may take, MiB; 96 are counted for each.
+    pub memory_mib: u64,
+}
+
+/// Processes that were started on an image version's base and wait, without a machine in them, to become
+/// a suspended MicroVM that wakes from the disk, or one that the pool has no machine for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpareSettings {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Most of one image version.
+    pub processes_per_version: usize,
+    /// Memory that all of them together may take, MiB; 32 are counted for each.
     pub memory_mib: u64,
 }
 
@@ -122,6 +136,16 @@ impl Default for PoolSettings {
             enabled: true,
             machines_per_version: 4,
             memory_mib: tenth_of_memory_mib(),
+        }
+    }
+}
+
+impl Default for SpareSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            processes_per_version: 2,
+            memory_mib: tenth_of_memory_mib() / 4,
         }
     }
 }
@@ -175,6 +199,7 @@ impl Settings {
             max_waiting: 1024,
             ready_bound: Duration::from_secs(60),
             pool: PoolSettings::default(),
+            spares: SpareSettings::default(),
             hot: HotSettings::default(),
             host_memory: HostMemory::system(),
         }

@@ -1,4 +1,4 @@
-//! Keeps the warm pool stocked: one machine at a time, in the background, after everything that
+//! Keeps the warm pool stocked, and spares: one process at a time, in the background, after everything that
 //! somebody waits for.
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::control::Shared;
 use crate::documents;
 use crate::failure::chain;
-use crate::pool::Source;
+use crate::pool::{Kind, Source};
 use crate::pooled::{self, MakeFailure, Recipe};
 use crate::run::{configuration_as_given, reach_of};
 
@@ -27,9 +27,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     while !shared.pool.is_closing() {
         discard_unwanted(&shared).await;
         if may_make(&shared)
-            && let Some(source) = shared.pool.wanting()
+            && let Some((source, kind)) = shared.pool.wanting()
         {
-            make(&shared, &source).await;
+            make(&shared, &source, kind).await;
             continue;
         }
         let look = async {
@@ -53,7 +53,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 async fn discard_unwanted(shared: &Arc<Shared>) {
     for source in shared.pool.to_recheck() {
         match recipe(shared, &source).await {
-            Ok(Some(_)) => {}
+            Ok(Some(recipe)) => shared
+                .pool
+                .set_launched(&source.build_id, recipe.is_launched),
             Ok(None) => drain(shared, &source.build_id).await,
             Err(error) => {
                 tracing::error!(error = %chain(&error), "could not look an image version up");
@@ -93,18 +95,21 @@ fn may_make(shared: &Shared) -> bool {
     !is_building && !is_crowded(with_one_more) && !settings.host_memory.is_short()
 }
 
-async fn make(shared: &Arc<Shared>, source: &Source) {
+async fn make(shared: &Arc<Shared>, source: &Source, kind: Kind) {
     let recipe = match recipe(shared, source).await {
+        Ok(Some(recipe)) if kind == Kind::Machine && !recipe.is_launched => {
+            return shared.pool.set_launched(&source.build_id, false);
+        }
         Ok(Some(recipe)) => recipe,
         Ok(None) => return drain(shared, &source.build_id).await,
         Err(error) => {
             tracing::error!(error = %chain(&error), "could not look an image version up");
-            shared.pool.made(source, None);
+            shared.pool.made(source, kind, None);
             return;
         }
     };
-    let abandon = shared.pool.making(source);
-    let made = match pooled::make(shared, &recipe, &abandon).await {
+    let abandon = shared.pool.making(source, kind);
+    let made = match pooled::make(shared, &recipe, kind, &abandon).await {
         Ok(machine) => {
             tracing::debug!(
                 machine = machine.id,
@@ -120,19 +125,18 @@ async fn make(shared: &Arc<Shared>, source: &Source) {
             None
         }
     };
-    if let Some(unwanted) = shared.pool.made(source, made) {
+    if let Some(unwanted) = shared.pool.made(source, kind, made) {
         unwanted.discard().await;
     }
 }
 
-/// How a machine of a build is made; nothing where the build is not what a launch of its image's newest
-/// active version uses on this host.
+/// How a machine of a build is made; nothing where the build is of no use on this host.
 async fn recipe(shared: &Shared, source: &Source) -> Result<Option<Recipe>, StoreError> {
     let store = &shared.store;
     let Some(image) = store.image(source.image_name.clone()).await? else {
         return Ok(None);
     };
-    if image.state == ImageState::Deleting || image.latest_active != Some(source.version) {
+    if image.state == ImageState::Deleting {
         return Ok(None);
     }
     let build = store.build(source.build_id.clone()).await?;
@@ -143,12 +147,12 @@ async fn recipe(shared: &Shared, source: &Source) -> Result<Option<Recipe>, Stor
             && build.chipset_generation == shared.host.generation
     });
     let version = store.version(image.id, source.version).await?;
-    let version = version.filter(|version| {
-        version.state == VersionState::Successful && version.status == VersionStatus::Active
-    });
+    let version = version.filter(|version| version.state == VersionState::Successful);
     let (true, Some(version)) = (is_usable, version) else {
         return Ok(None);
     };
+    let is_launched =
+        image.latest_active == Some(source.version) && version.status == VersionStatus::Active;
     let key = format!("{}/{}", image.id, version.version);
     let configuration: ImageConfiguration =
         documents::read("image_versions", &key, &version.config)?;
@@ -166,5 +170,9 @@ async fn recipe(shared: &Shared, source: &Source) -> Result<Option<Recipe>, Stor
         shared
             .settings
             .base_directory(&source.image_name, source.version, &source.build_id);
-    Ok(Some(Recipe { base, reach }))
+    Ok(Some(Recipe {
+        base,
+        reach,
+        is_launched,
+    }))
 }

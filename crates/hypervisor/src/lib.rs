@@ -21,5 +21,6 @@ mod working_set;
 
 pub use machine::{
     Architecture, BootSpec, ControlStream, ExitCause, Isolation, LaunchSpec, Machine,
-    MachineRecord, MachineShape, NetworkAttachment, Suspension, Vmm, VmmDescription, VmmError,
+    MachineRecord, MachineShape, NetworkAttachment, SpareSpec, Suspension, Vmm, VmmDescription,
+    VmmError,
 };

@@ -119,6 +119,21 @@ pub struct LaunchSpec {
     pub isolation: Isolation,
 }
 
+/// What a spare needs: a process without a machine in it yet.
+#[derive(Debug)]
+pub struct SpareSpec {
+    /// Name of the process, as in [`BootSpec::id`]; it keeps it whatever machine it becomes.
+    pub id: String,
+    /// Directory of the process, existing and its own.
+    pub directory: PathBuf,
+    /// Directory of the base whose machines it can become.
+    pub base: PathBuf,
+    /// The network card; a base that has one must be given one.
+    pub network: Option<NetworkAttachment>,
+    /// How the process is kept apart.
+    pub isolation: Isolation,
+}
+
 /// Enough to find a running machine again after a restart of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
@@ -258,6 +273,11 @@ pub trait Vmm: Send + Sync + 'static {
     /// all state in place; [`Machine::resume`] lets it run.
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError>;
 
+    /// Starts a process that waits to become a machine of a base: the first half of a launch, done before
+    /// anybody waits for it. Of what it returns, only [`Machine::take_up`], [`Machine::kill`] and
+    /// [`Machine::exited`] are of use until it has taken up a machine.
+    async fn prepare(&self, spec: SpareSpec) -> Result<Arc<dyn Machine>, VmmError>;
+
     /// Takes over a machine that an earlier daemon started, in whatever run state it is.
     ///
     /// # Errors
@@ -286,6 +306,13 @@ pub trait Machine: Send + Sync + 'static {
     /// The process notices nothing; the record says the new place from then on. The machine's name
     /// stays.
     async fn relocate(&self, directory: &std::path::Path) -> Result<(), VmmError>;
+
+    /// Has a process that [`Vmm::prepare`] started become a machine, **stopped**, all state in place. With
+    /// `resume`, the suspended one in `directory`, whose place the process's own directory takes, its
+    /// files in it; at every moment there is a whole suspension in `directory`. Otherwise a new one of the
+    /// base; `directory` must not exist yet. On an error the suspension is what it was, and the process is
+    /// of no use any more.
+    async fn take_up(&self, directory: &std::path::Path, resume: bool) -> Result<(), VmmError>;
 
     /// Lets the guest run (again).
     async fn resume(&self) -> Result<(), VmmError>;

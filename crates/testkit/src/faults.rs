@@ -15,6 +15,8 @@ use crate::points::{Points, Verdict};
 pub enum Operation {
     Boot,
     Launch,
+    Prepare,
+    TakeUp,
     AdoptMachine,
     Discard,
     SweepMachines,

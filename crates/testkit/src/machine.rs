@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::agent;
 use crate::faults::{Operation, lock};
 use crate::guest::GuestMemory;
+use crate::vmm::read_memory;
 use crate::world::WorldState;
 
 /// Bytes that the control channel holds before a writer waits.
@@ -51,6 +52,8 @@ pub(crate) struct MachineState {
     pub(crate) controlled: Arc<AtomicBool>,
     pub(crate) to_host: Mutex<Option<mpsc::UnboundedSender<ToHost>>>,
     suspension_held: AtomicBool,
+    /// It waits to become a machine.
+    pub(crate) empty: AtomicBool,
 }
 
 impl MachineState {
@@ -72,6 +75,7 @@ impl MachineState {
             controlled: Arc::default(),
             to_host: Mutex::default(),
             suspension_held: AtomicBool::new(false),
+            empty: AtomicBool::new(false),
         })
     }
 
@@ -180,6 +184,17 @@ impl SimulatedMachine {
         self.world.faults.done(operation, hangs).await;
     }
 
+    /// The own directory takes the other's place, its files in it.
+    fn move_into(&self, directory: &Path) -> io::Result<()> {
+        let own = self.directory();
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            std::fs::rename(entry.path(), own.join(entry.file_name()))?;
+        }
+        std::fs::remove_dir(directory)?;
+        std::fs::rename(own, directory)
+    }
+
     fn forbid(&self, attempted: &str, breach: bool, what: &str) -> Result<(), VmmError> {
         if !breach {
             return Ok(());
@@ -213,8 +228,29 @@ impl Machine for SimulatedMachine {
         Ok(())
     }
 
+    async fn take_up(&self, directory: &Path, resume: bool) -> Result<(), VmmError> {
+        let hangs = self.meet(Operation::TakeUp, "take up a machine").await?;
+        let empty = self.state.empty.load(Ordering::SeqCst);
+        self.forbid("take up", !empty, "it is a machine already")?;
+        let base = self.state.record().base.unwrap_or_default();
+        let memory = read_memory(if resume { directory } else { &base })?;
+        let moved = if resume {
+            self.move_into(directory)
+        } else {
+            std::fs::rename(self.directory(), directory)
+        };
+        moved.map_err(|error| VmmError::io(format!("move to {}", directory.display()), error))?;
+        directory.clone_into(&mut lock(&self.state.directory));
+        *lock(&self.state.memory) = memory;
+        self.state.empty.store(false, Ordering::SeqCst);
+        self.settle(Operation::TakeUp, hangs).await;
+        Ok(())
+    }
+
     async fn resume(&self) -> Result<(), VmmError> {
         let hangs = self.meet(Operation::Resume, "resume").await?;
+        let empty = self.state.empty.load(Ordering::SeqCst);
+        self.forbid("resume", empty, "there is no machine in it")?;
         let held = self.state.suspension_held.load(Ordering::SeqCst);
         self.forbid("resume", held, "its suspension was not forgotten first")?;
         self.state.running.send_replace(true);

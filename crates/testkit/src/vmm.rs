@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::manifest::MANIFEST_FILE;
 use colibri_hypervisor::{
-    BootSpec, ExitCause, LaunchSpec, Machine, MachineRecord, Vmm, VmmDescription,
+    BootSpec, ExitCause, LaunchSpec, Machine, MachineRecord, SpareSpec, Vmm, VmmDescription,
 };
 
 use crate::faults::{Operation, lock};
@@ -116,6 +116,25 @@ impl Vmm for SimulatedVmm {
         Ok(self.view(state))
     }
 
+    async fn prepare(&self, spec: SpareSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        let hangs = self
+            .world
+            .faults
+            .meet(Operation::Prepare)
+            .await
+            .or_vmm_error(&spec.id, "prepare")?;
+        self.refuse_second(&spec.id, "prepare")?;
+        // Fails where there is no base.
+        read_memory(&spec.base)?;
+        let record = self.record(&spec.id, &spec.directory, Some(&spec.base));
+        let state = self.start(record, spec.isolation.uid, GuestMemory::default(), false);
+        state.empty.store(true, Ordering::SeqCst);
+        if hangs {
+            self.world.faults.hang(Operation::Prepare).await;
+        }
+        Ok(self.view(state))
+    }
+
     async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError> {
         let hangs = self
             .world
@@ -177,7 +196,7 @@ impl Vmm for SimulatedVmm {
     }
 }
 
-fn read_memory(snapshot: &Path) -> Result<GuestMemory, VmmError> {
+pub(crate) fn read_memory(snapshot: &Path) -> Result<GuestMemory, VmmError> {
     let bad = |reason: String| VmmError::BadSnapshot {
         path: snapshot.into(),
         reason,

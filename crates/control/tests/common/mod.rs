@@ -110,6 +110,7 @@ impl Daemon {
         );
         // What is kept for speed would be counted wherever a test counts machines; its own tests turn it on.
         settings.pool.enabled = false;
+        settings.spares.enabled = false;
         settings.hot.enabled = false;
         settings.host_memory = HostMemory::simulated();
         change(&mut settings);

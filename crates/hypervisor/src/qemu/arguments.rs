@@ -34,10 +34,16 @@ pub(super) mod fd {
     pub(in crate::qemu) const INITRAMFS: i32 = 20;
     /// `/dev/kvm`.
     pub(in crate::qemu) const KVM: i32 = 21;
+    /// Overlay of the suspended machine that a spare becomes; a set, given later.
+    pub(in crate::qemu) const OWN_OVERLAY: i32 = 22;
+    /// Devices' state of that machine; a set, given later.
+    pub(in crate::qemu) const OWN_DEVICES: i32 = 23;
 }
 
 /// Node that the guest's disk hangs on; what is below it can be exchanged before a launch.
-const TOP_NODE: &str = "top";
+pub(super) const TOP_NODE: &str = "top";
+/// Disk as frozen.
+pub(super) const FROZEN_NODE: &str = "frozen";
 
 /// How a machine starts.
 pub(super) enum Start<'a> {
@@ -164,7 +170,7 @@ fn disks(line: &mut Line, start: &Start<'_>) {
         Start::Launch => {
             line.descriptor(fd::FROZEN).descriptor(fd::DEVICES_IN);
             json!({
-                "driver": "qcow2", "node-name": "frozen", "read-only": true,
+                "driver": "qcow2", "node-name": FROZEN_NODE, "read-only": true,
                 "file": { "driver": "file", "filename": set(fd::FROZEN), "read-only": true },
                 "backing": root,
             })

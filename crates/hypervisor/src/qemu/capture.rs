@@ -35,13 +35,13 @@ impl QemuMachine {
     /// Puts the pages of a suspension in place, checking them.
     pub(super) async fn inject(
         &self,
-        delta: &Path,
+        suspended: &Path,
         suspension: SuspensionManifest,
     ) -> Result<(), VmmError> {
         let memory = self.memory()?;
         let pages = u64::from(self.shape().memory_mib) * 256;
-        let path = delta.to_owned();
-        let directory = self.directory();
+        let path = suspended.join(MEMORY_DELTA);
+        let directory = suspended.to_owned();
         let devices = directory.join(DEVICES);
         let result = blocking(move || {
             if blake3::hash(&fs::read(devices)?).to_hex().to_string() != suspension.devices.blake3 {

@@ -1,6 +1,7 @@
 //! One QEMU process as a [`Machine`].
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
-use super::arguments::{fd, set};
+use super::arguments::set;
 use super::capture::{blocking, gather};
 use super::console::Console;
 use super::process::Process;
@@ -194,13 +195,13 @@ impl QemuMachine {
             .unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
 
-    /// Loads devices and CPUs from the descriptor given at the start.
-    pub(super) async fn load_devices(&self) -> Result<(), VmmError> {
+    /// Loads devices and CPUs from a descriptor that it was given.
+    pub(super) async fn load_devices(&self, descriptor: i32) -> Result<(), VmmError> {
         let attempted = "load its devices";
         self.execute(
             attempted,
             "migrate-incoming",
-            json!({ "uri": format!("file:{}", set(fd::DEVICES_IN)) }),
+            json!({ "uri": format!("file:{}", set(descriptor)) }),
         )
         .await?;
         let started = Instant::now();
@@ -242,6 +243,29 @@ impl QemuMachine {
             .await
             .map(drop)
             .map_err(|error| self.qmp_error(attempted, error))
+    }
+
+    /// Gives the process a descriptor, under the number of a set.
+    pub(super) async fn give(
+        &self,
+        attempted: &str,
+        number: i32,
+        descriptor: OwnedFd,
+    ) -> Result<(), VmmError> {
+        let given = self.qmp.give(number, descriptor).await;
+        given.map_err(|error| self.qmp_error(attempted, error))
+    }
+
+    /// Moves the machine's directory to a place where nothing is.
+    pub(super) fn move_to(&self, directory: &Path) -> Result<(), VmmError> {
+        self.process
+            .relocate(directory)
+            .map_err(|source| self.io(&format!("move to {}", directory.display()), source))
+    }
+
+    /// Exchanges the machine's directory with another.
+    pub(super) fn exchange_with(&self, directory: &Path) -> std::io::Result<()> {
+        self.process.exchange(directory)
     }
 
     fn qmp_error(&self, attempted: &str, error: QmpError) -> VmmError {
@@ -304,9 +328,11 @@ impl Machine for QemuMachine {
     }
 
     async fn relocate(&self, directory: &Path) -> Result<(), VmmError> {
-        self.process
-            .relocate(directory)
-            .map_err(|source| self.io(&format!("move to {}", directory.display()), source))
+        self.move_to(directory)
+    }
+
+    async fn take_up(&self, directory: &Path, resume: bool) -> Result<(), VmmError> {
+        self.become_machine(directory, resume).await
     }
 
     async fn resume(&self) -> Result<(), VmmError> {

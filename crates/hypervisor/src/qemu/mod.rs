@@ -9,11 +9,13 @@ mod capture;
 mod console;
 mod disk;
 mod installation;
+mod launch;
 mod machine;
 mod memory;
 mod process;
 mod qmp;
 mod socket;
+mod spare;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -33,13 +35,9 @@ use crate::accelerator::Accelerator;
 use crate::cgroup::Cgroup;
 use crate::machine::{
     Architecture, BootSpec, Isolation, LaunchSpec, Machine, MachineRecord, MachineShape,
-    NetworkAttachment, Vmm, VmmDescription, VmmError,
+    NetworkAttachment, SpareSpec, Vmm, VmmDescription, VmmError,
 };
-use crate::snapshot::{
-    DEVICES, DEVICES_NEXT, DISK, EMPTY_OVERLAY, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad,
-    check_base, read_base, read_base_of_any_host, read_suspension, remove_if_there,
-};
-use crate::working_set;
+use crate::snapshot::{DEVICES_NEXT, DISK, MEMORY_BASE, read_base_of_any_host, remove_if_there};
 
 /// Machine protocol socket in a machine's directory.
 pub(crate) const QMP_SOCKET: &str = "qmp.sock";
@@ -139,20 +137,6 @@ impl Qemu {
         .await
     }
 
-    /// Has the kernel read what a launch will need, where it is not in the page cache, while QEMU starts.
-    fn read_ahead(&self, memory: File, spec: &LaunchSpec) {
-        let program = self.installation.program.clone();
-        let base = spec.base.clone();
-        let own = spec.resume.then(|| spec.directory.clone());
-        tokio::task::spawn_blocking(move || {
-            working_set::read_file_ahead(&program);
-            if let Some(directory) = &own {
-                working_set::read_file_ahead(&directory.join(MEMORY_DELTA));
-            }
-            working_set::read_ahead(&memory, &base, own.as_deref());
-        });
-    }
-
     /// Gives QEMU `/dev/kvm` by descriptor, or the group that may open it.
     fn open_kvm(&self, descriptors: &mut Vec<(i32, OwnedFd)>) -> std::io::Result<Option<u32>> {
         if self.installation.accelerator == Accelerator::Tcg {
@@ -238,77 +222,11 @@ impl Vmm for Qemu {
     }
 
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
-        let io = |source| VmmError::io(format!("prepare machine {}", spec.id), source);
-        let (manifest, base_hash) = read_base(&spec.base, self.description())?;
-        check_base(&spec.base, &manifest)?;
-        if spec.network.is_some() != manifest.has_network {
-            let reason = if manifest.has_network {
-                "its guest has a network card, none was given"
-            } else {
-                "its guest has no network card, one was given"
-            };
-            return Err(bad(&spec.base, reason.to_owned()));
-        }
-        let suspension = if spec.resume {
-            Some(read_suspension(&spec.directory, &base_hash)?)
-        } else {
-            None
-        };
-        let overlay = spec.directory.join(DISK);
-        if suspension.is_none() {
-            fs::copy(spec.base.join(EMPTY_OVERLAY), &overlay).map_err(io)?;
-        }
-        let devices = if suspension.is_some() {
-            spec.directory.join(DEVICES)
-        } else {
-            spec.base.join(DEVICES)
-        };
-        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(io);
-        let memory = File::open(spec.base.join(MEMORY_BASE)).map_err(io)?;
-        self.read_ahead(memory.try_clone().map_err(io)?, &spec);
-        let descriptors = vec![
-            (fd::MEMORY, memory.into()),
-            (fd::ROOT, open(&spec.base.join(ROOT_DISK))?),
-            (fd::FROZEN, open(&spec.base.join(DISK))?),
-            (
-                fd::OVERLAY,
-                open_part(&spec.directory, open_for_writing(&overlay), DISK).map_err(io)??,
-            ),
-            (
-                fd::DEVICES_IN,
-                open_part(
-                    &spec.directory,
-                    File::open(&devices).map(OwnedFd::from),
-                    DEVICES,
-                )
-                .map_err(io)??,
-            ),
-        ];
-        let machine = self
-            .start(Plan {
-                id: &spec.id,
-                directory: &spec.directory,
-                base: Some(&spec.base),
-                shape: manifest.shape,
-                network: spec.network,
-                isolation: spec.isolation,
-                start: Start::Launch,
-                descriptors,
-            })
-            .await?;
-        let loaded = async {
-            if let Some(suspension) = suspension {
-                machine
-                    .inject(&spec.directory.join(MEMORY_DELTA), suspension)
-                    .await?;
-            }
-            machine.load_devices().await
-        };
-        if let Err(error) = loaded.await {
-            remove(&machine).await;
-            return Err(error);
-        }
-        Ok(machine)
+        Ok(self.launch_machine(spec).await?)
+    }
+
+    async fn prepare(&self, spec: SpareSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        Ok(self.prepare_machine(spec).await?)
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError> {
@@ -424,20 +342,6 @@ async fn remove(machine: &QemuMachine) {
 fn remove_sockets(directory: &Path) -> std::io::Result<()> {
     remove_if_there(&directory.join(QMP_SOCKET))?;
     remove_if_there(&directory.join(CONTROL_SOCKET))
-}
-
-/// Tells a part of a suspension that is missing from one that cannot be opened.
-fn open_part(
-    directory: &Path,
-    opened: std::io::Result<OwnedFd>,
-    name: &str,
-) -> std::io::Result<Result<OwnedFd, VmmError>> {
-    match opened {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Err(bad(directory, format!("{name} is missing"))))
-        }
-        other => other.map(Ok),
-    }
 }
 
 fn open_for_writing(path: &Path) -> std::io::Result<OwnedFd> {

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
@@ -160,6 +161,17 @@ impl Process {
     pub(super) fn cpu_time(&self) -> io::Result<Duration> {
         let [user, system] = stat_fields(self.pid, [14, 15])?;
         Ok(Duration::from_secs(user.saturating_add(system)) / USER_TICKS)
+    }
+
+    /// Exchanges its working directory with another one.
+    pub(super) fn exchange(&self, with: &Path) -> io::Result<()> {
+        let mut directory = self
+            .directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        renameat_with(CWD, &*directory, CWD, with, RenameFlags::EXCHANGE)?;
+        with.clone_into(&mut directory);
+        Ok(())
     }
 
     /// Kills it, if it still runs.

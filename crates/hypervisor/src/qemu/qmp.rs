@@ -3,12 +3,17 @@
 //! Only what this driver needs: the greeting, commands one at a time, the events that end a machine.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::socket;
@@ -39,6 +44,8 @@ pub(super) enum QmpError {
 
 struct Command {
     text: String,
+    /// Goes along with the text.
+    descriptor: Option<OwnedFd>,
     reply: oneshot::Sender<Result<Value, QmpError>>,
 }
 
@@ -77,10 +84,30 @@ impl Qmp {
 
     /// Runs a command and waits for its answer.
     pub(super) async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.execute_with(command, arguments, None).await
+    }
+
+    /// Gives QEMU a descriptor, which it then knows as a set of that number.
+    pub(super) async fn give(&self, set: i32, descriptor: OwnedFd) -> Result<(), QmpError> {
+        let arguments = json!({ "fdset-id": set });
+        let given = self.execute_with("add-fd", arguments, Some(descriptor));
+        given.await.map(drop)
+    }
+
+    async fn execute_with(
+        &self,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Value, QmpError> {
         let mut text = json!({ "execute": command, "arguments": arguments }).to_string();
         text.push('\n');
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command { text, reply });
+        let sent = self.commands.send(Command {
+            text,
+            descriptor,
+            reply,
+        });
         match tokio::time::timeout(COMMAND_BOUND, async move {
             sent.await.map_err(|_| QmpError::Disconnected)?;
             answer.await.map_err(|_| QmpError::Disconnected)?
@@ -155,7 +182,8 @@ async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, news: New
         tokio::select! {
             command = inbox.recv() => {
                 let Some(command) = command else { return };
-                if writer.write_all(command.text.as_bytes()).await.is_err() {
+                let sent = send(&mut writer, command.text.as_bytes(), command.descriptor);
+                if sent.await.is_err() {
                     return;
                 }
                 waiting.push_back(command.reply);
@@ -176,6 +204,29 @@ async fn serve(stream: UnixStream, mut inbox: mpsc::Receiver<Command>, news: New
             }
         }
     }
+}
+
+/// Sends a command, with the descriptor that goes along with its first byte.
+async fn send(
+    writer: &mut OwnedWriteHalf,
+    text: &[u8],
+    descriptor: Option<OwnedFd>,
+) -> std::io::Result<()> {
+    let Some(descriptor) = descriptor else {
+        return writer.write_all(text).await;
+    };
+    let stream: &UnixStream = writer.as_ref();
+    let sent = stream
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut along = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [descriptor.as_fd()];
+            along.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let pieces = [IoSlice::new(text)];
+            Ok(sendmsg(stream, &pieces, &mut along, SendFlags::NOSIGNAL)?)
+        })
+        .await?;
+    writer.write_all(&text[sent..]).await
 }
 
 /// Reads to the next newline, keeping what a cancelled call already had; false at the end.

@@ -6,9 +6,11 @@
 
 mod confinement;
 mod damage;
+mod spares;
 mod world;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,7 +114,12 @@ async fn fifteen_suspensions_lose_no_byte_and_do_not_pile_up() {
     }
     machine.suspend().await.unwrap();
     machine.kill().await.unwrap();
-    let overlay = guest.directory.join("disk.qcow2");
+    qemu_img_check(&guest.directory.join("disk.qcow2"));
+    world.check_base();
+}
+
+/// Fails when a machine's overlay is not sound.
+fn qemu_img_check(overlay: &Path) {
     let image = format!(
         r#"json:{{"driver":"qcow2","backing":null,"file":{{"driver":"file","filename":"{}"}}}}"#,
         overlay.display()
@@ -120,7 +127,6 @@ async fn fifteen_suspensions_lose_no_byte_and_do_not_pile_up() {
     let check = Command::new("qemu-img").args(["check", &image]).output();
     let check = check.unwrap();
     assert!(check.status.success(), "{check:?}");
-    world.check_base();
 }
 
 fn report(cycles: &[Cycle], last: u64) {

@@ -18,8 +18,8 @@ use colibri_hypervisor::accelerator::{Accelerator, find_program};
 use colibri_hypervisor::manifest::BaseManifest;
 use colibri_hypervisor::qemu::{Installation, Qemu};
 use colibri_hypervisor::{
-    Architecture, BootSpec, Isolation, LaunchSpec, Machine, MachineShape, NetworkAttachment, Vmm,
-    VmmError, sparse,
+    Architecture, BootSpec, Isolation, LaunchSpec, Machine, MachineShape, NetworkAttachment,
+    SpareSpec, Vmm, VmmError, sparse,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::sync::{OnceCell, mpsc};
@@ -199,6 +199,20 @@ pub(crate) struct Guest<'a> {
 impl Guest<'_> {
     pub(crate) async fn launch(&self, resume: bool) -> Result<Arc<dyn Machine>, VmmError> {
         self.launch_from(&self.world.base, resume).await
+    }
+
+    /// A process in this place that waits to become any machine of the base.
+    pub(crate) async fn prepare(&self) -> Result<Arc<dyn Machine>, VmmError> {
+        let spec = SpareSpec {
+            id: self.id.clone(),
+            directory: self.directory.clone(),
+            base: self.world.base.clone(),
+            network: Some(network()),
+            isolation: Isolation {
+                uid: Some(self.uid),
+            },
+        };
+        self.world.qemu.prepare(spec).await
     }
 
     pub(crate) async fn launch_from(

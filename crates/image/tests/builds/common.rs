@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use colibri_hypervisor::machine::{Architecture, VmmError};
 use colibri_hypervisor::{
-    BootSpec, LaunchSpec, Machine, MachineRecord, MachineShape, Vmm, VmmDescription,
+    BootSpec, LaunchSpec, Machine, MachineRecord, MachineShape, SpareSpec, Vmm, VmmDescription,
 };
 use colibri_image::{
     ArtifactError, Artifacts, BuildFailure, BuildLog, BuildLogs, BuildRequest, BuildStage,
@@ -398,6 +398,10 @@ impl Vmm for Showcase {
 
     async fn launch(&self, _spec: LaunchSpec) -> Result<Arc<dyn Machine>, VmmError> {
         unreachable!("nothing was frozen")
+    }
+
+    async fn prepare(&self, _spec: SpareSpec) -> Result<Arc<dyn Machine>, VmmError> {
+        unreachable!("a build keeps no spare")
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError> {

@@ -1,0 +1,114 @@
+//! A process that waits, without a machine in it, and becomes one: the second half of a launch.
+//!
+//! Its disk's top node hangs on a placeholder, an empty overlay. A suspended machine's own overlay is given
+//! to it by descriptor and put in the placeholder's place before the devices are loaded.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use serde_json::json;
+use tracing::warn;
+
+use super::arguments::{FROZEN_NODE, TOP_NODE, fd, set};
+use super::capture::blocking;
+use super::launch::{open_devices, open_overlay, read_suspension_ahead};
+use super::machine::QemuMachine;
+use crate::machine::VmmError;
+use crate::manifest::MANIFEST_FILE;
+use crate::snapshot::{
+    DEVICES, DISK, MEMORY_BASE, MEMORY_DELTA, read_base, read_suspension, remove_if_there,
+};
+use crate::working_set::WORKING_SET;
+
+/// The overlay of the machine that a spare became.
+const OWN_NODE: &str = "own";
+
+/// What a suspension consists of; the last need not be there.
+const FILES: [&str; 5] = [DISK, MEMORY_DELTA, DEVICES, MANIFEST_FILE, WORKING_SET];
+
+impl QemuMachine {
+    /// See [`crate::Machine::take_up`].
+    pub(super) async fn become_machine(
+        &self,
+        directory: &Path,
+        resume: bool,
+    ) -> Result<(), VmmError> {
+        if resume {
+            return self.become_suspended(directory).await;
+        }
+        self.load_devices(fd::DEVICES_IN).await?;
+        self.move_to(directory)
+    }
+
+    async fn become_suspended(&self, directory: &Path) -> Result<(), VmmError> {
+        let base = self.base()?.to_owned();
+        let (_, base_hash) = read_base(&base, self.description())?;
+        let suspension = read_suspension(directory, &base_hash)?;
+        let (overlay, devices) = (open_overlay(directory)?, open_devices(directory)?);
+        let suspended = directory.to_owned();
+        tokio::task::spawn_blocking(move || {
+            if let Ok(memory) = File::open(base.join(MEMORY_BASE)) {
+                read_suspension_ahead(&memory, &base, Some(&suspended));
+            }
+        });
+        let given = async {
+            self.give("take up a disk", fd::OWN_OVERLAY, overlay)
+                .await?;
+            self.give("take up devices", fd::OWN_DEVICES, devices)
+                .await?;
+            self.exchange_disk().await
+        };
+        let injected = self.inject(directory, suspension);
+        tokio::try_join!(given, injected)?;
+        self.load_devices(fd::OWN_DEVICES).await?;
+        self.move_into(directory).await
+    }
+
+    /// Puts the machine's own overlay in the placeholder's place.
+    async fn exchange_disk(&self) -> Result<(), VmmError> {
+        let attempted = "exchange its disk";
+        let own = json!({
+            "driver": "qcow2", "node-name": OWN_NODE, "discard": "unmap",
+            "file": { "driver": "file", "filename": set(fd::OWN_OVERLAY), "discard": "unmap" },
+            "backing": FROZEN_NODE,
+        });
+        self.execute(attempted, "blockdev-add", own).await?;
+        let top = json!({
+            "driver": "raw", "node-name": TOP_NODE, "discard": "unmap", "file": OWN_NODE,
+        });
+        let options = json!({ "options": [top] });
+        // The placeholder, which nothing else holds, is closed with it.
+        self.execute(attempted, "blockdev-reopen", options).await
+    }
+
+    /// Takes the suspended machine's directory's place, the suspension's files in it. They have two names
+    /// until the directories have been exchanged, so that a crash finds a whole suspension.
+    async fn move_into(&self, directory: &Path) -> Result<(), VmmError> {
+        let (own, suspended) = (self.directory(), directory.to_owned());
+        let linked = blocking(move || link_suspension(&suspended, &own));
+        let failed = |source| self.io(&format!("move to {}", directory.display()), source);
+        linked.await.map_err(failed)?;
+        let left = self.directory();
+        self.exchange_with(directory).map_err(failed)?;
+        let removed = blocking({
+            let left = left.clone();
+            move || fs::remove_dir_all(left)
+        });
+        if let Err(error) = removed.await {
+            warn!(directory = %left.display(), %error, "what a suspended machine left was not removed");
+        }
+        Ok(())
+    }
+}
+
+fn link_suspension(from: &Path, to: &Path) -> io::Result<()> {
+    remove_if_there(&to.join(DISK))?;
+    for name in FILES {
+        match fs::hard_link(from.join(name), to.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound && name == WORKING_SET => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
