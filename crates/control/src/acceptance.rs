@@ -75,6 +75,10 @@ impl Control {
         }
         Err(quota(
             format!("The maximum number of MicroVM images ({limit}) is reached"),
+            ResourceName {
+                kind: Some("MicroVMImage".into()),
+                id: None,
+            },
             "L-942E56BE",
         ))
     }
@@ -96,6 +100,7 @@ impl Control {
         }
         Err(quota(
             format!("The maximum number of versions ({limit}) of {arn} is reached"),
+            ResourceName::new("MicroVMImage", arn.to_string()),
             "L-F8BECE9C",
         ))
     }
@@ -113,6 +118,10 @@ impl Control {
         }
         Err(quota(
             format!("The maximum number of concurrent builds ({limit}) is reached"),
+            ResourceName {
+                kind: Some("MicroVMImageBuild".into()),
+                id: None,
+            },
             "L-72E0D058",
         ))
     }
@@ -136,10 +145,10 @@ impl Control {
     }
 }
 
-fn quota(message: String, code: &str) -> ApiError {
+pub(crate) fn quota(message: String, resource: ResourceName, code: &str) -> ApiError {
     ApiError::ServiceQuotaExceeded {
         message,
-        resource: ResourceName::default(),
+        resource,
         quota: QuotaName::lambda(code),
     }
 }

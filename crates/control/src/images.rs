@@ -232,10 +232,12 @@ impl Control {
         };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
+        // The service itself cuts the page first, so that a page can be empty and have a next one.
+        let asked = filter.filter(|_| !self.shared.settings.aws_quirks);
         let listing = self
             .shared
             .store
-            .images(after, request.paging.limit())
+            .images(asked.map(str::to_owned), after, request.paging.limit())
             .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
         Ok(lists::page(key, &scope, listing, |image| {

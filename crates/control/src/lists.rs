@@ -28,8 +28,8 @@ pub(crate) fn start(
         .ok_or_else(|| ApiError::validation("Invalid nextToken"))
 }
 
-/// A page: filters apply after paging, as the service's do, so it can be empty and have a next one. Rows that
-/// cannot be read are logged and left out.
+/// A page of what the store found. Rows that cannot be read, and those that `item` has none for, are left
+/// out; the former are logged.
 pub(crate) fn page<R, T>(
     key: &PageKey,
     scope: &ListScope<'_>,

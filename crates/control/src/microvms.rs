@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_store::{Microvm, Phase};
+use colibri_store::{Microvm, MicrovmFilter, Phase};
 use colibri_wire::api_error::QuotaName;
 use colibri_wire::fault;
 use colibri_wire::id::image::{ImageArn, ImageName};
@@ -137,14 +137,23 @@ impl Control {
         };
         let key = &self.shared.settings.page_key;
         let after = lists::start(key, &scope, &request.paging)?;
+        // A version that no image can have fits nothing.
+        let number = version.map(|text| ImageVersion::parse(text).map_or(0, ImageVersion::major));
+        // The service itself cuts the page first, so that a page can be empty and have a next one.
+        let asked = if self.shared.settings.aws_quirks {
+            MicrovmFilter::default()
+        } else {
+            MicrovmFilter {
+                image_name: image.as_ref().map(|arn| arn.name().to_string()),
+                version: number,
+            }
+        };
         let listing = self
             .shared
             .store
-            .microvms(after, request.paging.limit())
+            .microvms(asked, after, request.paging.limit())
             .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
-        // A version that no image can have fits nothing.
-        let number = version.map(|text| ImageVersion::parse(text).map_or(0, ImageVersion::major));
         let fits = |row: &Microvm| {
             image.as_ref().is_none_or(|arn| {
                 arn.is_of(&self.shared.settings.place) && arn.name().as_str() == row.image_name

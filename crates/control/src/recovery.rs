@@ -171,7 +171,7 @@ async fn resume_removals(control: &Arc<Control>) -> Result<(), StartFailure> {
     let shared = &control.shared;
     let mut after = None;
     loop {
-        let page = shared.store.images(after, PAGE).await?;
+        let page = shared.store.images(None, after, PAGE).await?;
         report(&page.corrupt);
         for image in page.rows {
             match image.state {

@@ -23,6 +23,7 @@ use colibri_wire::{ApiError, api_error::ResourceName};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::acceptance::quota;
 use crate::actor::Actor;
 use crate::control::Control;
 use crate::documents::{self, LaunchSettings, LifeHooks, LogTarget};
@@ -97,6 +98,7 @@ impl Control {
         let limit = Admission {
             running: settings.max_running,
             running_memory_mib: settings.max_memory_mib,
+            kept_memory_mib: settings.max_kept_memory_mib,
         };
         let shared = Arc::clone(&self.shared);
         let hash = token.as_ref().map(|token| token.request_hash.clone());
@@ -118,6 +120,20 @@ impl Control {
             RunOutcome::NoBuild => {
                 Err(fault::no_active_version(&self.own_arn(&source.image_name)?))
             }
+            RunOutcome::OverQuota(in_use) => Err(quota(
+                format!(
+                    "The MicroVMs of this account, suspended ones included, have {} MiB of memory; {} MiB more \
+                     would exceed the quota of {} MiB. Terminate some, or raise the quota",
+                    in_use.kept_memory_mib,
+                    source.memory.baseline_mib(),
+                    settings.max_kept_memory_mib
+                ),
+                ResourceName {
+                    kind: Some("MicroVM".into()),
+                    id: None,
+                },
+                "L-CD1C0CC4",
+            )),
             RunOutcome::NoCapacity(in_use) => Err(ApiError::InsufficientCapacity {
                 message: format!(
                     "This host runs {} MicroVMs with {} MiB of memory and has no room for one more; terminate or \
@@ -278,6 +294,11 @@ impl Control {
     async fn replay_run(&self, record: &TokenRecord) -> Result<MicrovmDescription, ApiError> {
         let row = self.shared.store.microvm(record.resource_id.clone()).await;
         match row.map_err(|error| store_failed(&error))? {
+            // The service itself repeats its first answer, whatever became of the MicroVM.
+            Some(_) if self.shared.settings.aws_quirks => {
+                documents::read("client_tokens", &record.resource_id, &record.response)
+                    .map_err(|error| store_failed(&error))
+            }
             Some(row) => self.shared.describe(&row),
             None => Err(fault::microvm_not_found(&record.resource_id)),
         }

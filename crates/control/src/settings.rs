@@ -52,10 +52,15 @@ pub struct Settings {
     pub page_key: PageKey,
     /// What an explicit `ARM_64` means here.
     pub arm64_requests: Arm64Requests,
+    /// Whether oddities of the live service are reproduced: docs/aws-quirks.md has them.
+    pub aws_quirks: bool,
     /// Most MicroVMs with a process at a time (suspended ones have none).
     pub max_running: u32,
     /// Most baseline memory of those, MiB.
     pub max_memory_mib: u64,
+    /// Most baseline memory of all MicroVMs that have not ended, the suspended ones included, MiB: the
+    /// account's quota, where the two above are the host's bounds.
+    pub max_kept_memory_mib: u64,
     /// Most images.
     pub max_images: usize,
     /// Most versions of an image.
@@ -180,10 +185,13 @@ impl Settings {
             endpoint,
             page_key,
             arm64_requests: Arm64Requests::default(),
+            aws_quirks: false,
             max_running: 1000,
             // A guest takes what it touches, not its baseline: the service itself lets an account burst to
             // four times its memory quota (specification, section 19).
             max_memory_mib: host_memory_mib().map_or(u64::MAX, |mib| mib * 4),
+            // The largest that AWS gives by default, with its burst: 1024 GB, four times.
+            max_kept_memory_mib: 4 * 1024 * 1024,
             max_images: 1000,
             max_versions: 500,
             concurrent_builds: 2,

@@ -96,6 +96,8 @@ async fn control(
     // The key of list tokens protects nothing here, where every state ends with its directory.
     let mut settings = Settings::new(place, directory.to_owned(), endpoint, PageKey::new([7; 32]));
     if !roomy {
+        // Clients must bear what the live service does: pages that a filter has emptied.
+        settings.aws_quirks = true;
         settings.max_images = MAX_IMAGES;
         settings.max_running = MAX_RUNNING;
     }

@@ -118,21 +118,24 @@ impl Store {
         self.read(move |db| find_image(db, &name)).await
     }
 
-    /// A page of images, oldest first.
+    /// A page of the images with this in their names, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn images(
         &self,
+        name_part: Option<String>,
         after: Option<Position>,
         limit: usize,
     ) -> Result<Listing<Image>, StoreError> {
         self.read(move |db| {
             let (created_at, key) = bounds(after, i64::MIN);
             let mut statement = db.prepare_cached(&format!(
-                "{IMAGE_COLUMNS} WHERE (i.created_at, i.name) > (?1, ?2) ORDER BY i.created_at, i.name LIMIT ?3"
+                "{IMAGE_COLUMNS} WHERE (i.created_at, i.name) > (?1, ?2) AND (?4 IS NULL OR instr(i.name, ?4) > 0)
+                 ORDER BY i.created_at, i.name LIMIT ?3"
             ))?;
-            page(&mut statement.query(params![created_at, key, limit + 1])?, limit, "name", read_image)
+            let rows = &mut statement.query(params![created_at, key, limit + 1, name_part])?;
+            page(rows, limit, "name", read_image)
         })
         .await
     }

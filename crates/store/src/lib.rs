@@ -24,7 +24,7 @@ pub use builds::{Build, BuildOutcome, NewBuild};
 pub use database::{Store, WriteObserver};
 pub use error::StoreError;
 pub use images::Image;
-pub use microvms::{Admission, Microvm, NewMicrovm, RunOutcome, Transition};
+pub use microvms::{Admission, Microvm, MicrovmFilter, NewMicrovm, RunOutcome, Transition};
 pub use rows::{Listing, Position};
 pub use state::{BuildState, ImageState, Phase, VersionState, VersionStatus};
 pub use tokens::{ClientToken, TokenRecord};

@@ -89,6 +89,17 @@ pub struct Admission {
     pub running: u32,
     /// Memory of the MicroVMs that have a process, MiB.
     pub running_memory_mib: u64,
+    /// Memory of all that have not ended, the suspended ones included, MiB.
+    pub kept_memory_mib: u64,
+}
+
+/// Which MicroVMs are listed; what is left out does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MicrovmFilter {
+    /// Name of their image.
+    pub image_name: Option<String>,
+    /// Number of their image version.
+    pub version: Option<u32>,
 }
 
 /// What came of an attempt to admit a MicroVM.
@@ -100,6 +111,8 @@ pub enum RunOutcome {
     Replayed(TokenRecord),
     /// The build was condemned meanwhile.
     NoBuild,
+    /// The account may not keep so much memory; what is in use.
+    OverQuota(Admission),
     /// The host cannot take it; what is in use.
     NoCapacity(Admission),
 }
@@ -199,6 +212,9 @@ impl Store {
                 return Ok(RunOutcome::Replayed(record));
             }
             let in_use = in_use(tx)?;
+            if in_use.kept_memory_mib + u64::from(new.memory_mib) > limit.kept_memory_mib {
+                return Ok(RunOutcome::OverQuota(in_use));
+            }
             if in_use.running >= limit.running
                 || in_use.running_memory_mib + u64::from(new.memory_mib) > limit.running_memory_mib
             {
@@ -250,26 +266,30 @@ impl Store {
         self.read(move |db| find(db, &id)).await
     }
 
-    /// A page of MicroVMs, oldest first.
+    /// A page of the MicroVMs that fit a filter, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn microvms(
         &self,
+        filter: MicrovmFilter,
         after: Option<Position>,
         limit: usize,
     ) -> Result<Listing<Microvm>, StoreError> {
         self.read(move |db| {
             let (created_at, key) = bounds(after, i64::MIN);
             let mut statement = db.prepare_cached(&format!(
-                "{COLUMNS} WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3"
+                "{COLUMNS} WHERE (created_at, id) > (?1, ?2) AND (?4 IS NULL OR image_name = ?4)
+                   AND (?5 IS NULL OR version = ?5) ORDER BY created_at, id LIMIT ?3"
             ))?;
-            page(
-                &mut statement.query(params![created_at, key, limit.saturating_add(1)])?,
-                limit,
-                "id",
-                read_microvm,
-            )
+            let rows = &mut statement.query(params![
+                created_at,
+                key,
+                limit.saturating_add(1),
+                filter.image_name,
+                filter.version
+            ])?;
+            page(rows, limit, "id", read_microvm)
         })
         .await
     }
@@ -345,16 +365,20 @@ impl Store {
 }
 
 fn in_use(db: &Connection) -> Result<Admission, StoreError> {
-    let (running, running_memory_mib) = db.query_row(
-        "SELECT count(*), coalesce(sum(memory_mib), 0) FROM microvms
-          WHERE phase NOT IN ('suspended', 'terminated')",
+    Ok(db.query_row(
+        "SELECT count(*) FILTER (WHERE phase <> 'suspended'),
+                coalesce(sum(memory_mib) FILTER (WHERE phase <> 'suspended'), 0),
+                coalesce(sum(memory_mib), 0)
+           FROM microvms WHERE phase <> 'terminated'",
         [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(Admission {
-        running,
-        running_memory_mib,
-    })
+        |row| {
+            Ok(Admission {
+                running: row.get(0)?,
+                running_memory_mib: row.get(1)?,
+                kept_memory_mib: row.get(2)?,
+            })
+        },
+    )?)
 }
 
 fn find(db: &Connection, id: &str) -> Result<Option<Microvm>, StoreError> {

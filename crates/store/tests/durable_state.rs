@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where a step fails")]
 
 use colibri_store::{
-    Admission, BuildOutcome, BuildState, ClientToken, ImageState, Microvm, NewBuild, NewMicrovm,
-    NewVersion, Phase, RunOutcome, Store, StoreError, Transition, VersionState, VersionStatus,
+    Admission, BuildOutcome, BuildState, ClientToken, ImageState, Microvm, MicrovmFilter, NewBuild,
+    NewMicrovm, NewVersion, Phase, RunOutcome, Store, StoreError, Transition, VersionState,
+    VersionStatus,
 };
 use serde_json::{Value, json};
 
 const UNLIMITED: Admission = Admission {
     running: u32::MAX,
     running_memory_mib: u64::MAX,
+    kept_memory_mib: u64::MAX,
 };
 
 fn version(build: &str) -> NewVersion {
@@ -176,8 +178,14 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
     for id in ["microvm-c", "microvm-a", "microvm-b"] {
         admitted(&store, id).await;
     }
-    let first = store.microvms(None, 2).await.unwrap();
-    let second = store.microvms(first.next.clone(), 2).await.unwrap();
+    let first = store
+        .microvms(MicrovmFilter::default(), None, 2)
+        .await
+        .unwrap();
+    let second = store
+        .microvms(MicrovmFilter::default(), first.next.clone(), 2)
+        .await
+        .unwrap();
     let ids: Vec<String> = first
         .rows
         .into_iter()
@@ -256,6 +264,7 @@ async fn a_full_host_admits_nobody() {
     let one = Admission {
         running: 1,
         running_memory_mib: 4096,
+        kept_memory_mib: u64::MAX,
     };
     let first = store
         .admit_microvm(microvm("microvm-a", "b-1"), one, None, |_| Value::Null)
