@@ -8,6 +8,7 @@ mod doctor;
 mod driver;
 mod glue;
 mod lives;
+mod quotas;
 mod serve;
 mod settings;
 
@@ -50,6 +51,9 @@ enum Command {
         /// Address of the MicroVMs' HTTPS endpoints [default: 127.0.0.1:8443, on both loopbacks].
         #[arg(long, value_name = "ADDRESS")]
         ingress_listen: Option<String>,
+        /// Reproduces oddities of the live service, for tests of clients; see docs/aws-quirks.md.
+        #[arg(long)]
+        aws_quirks: bool,
     },
     /// Says, line by line, what this machine has and lacks, and the command that mends each.
     Doctor {
@@ -128,12 +132,14 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             place,
             api_listen,
             ingress_listen,
+            aws_quirks,
         } => {
             let mut settings = place.settings()?;
             if let Some(address) = api_listen {
                 settings.api.listen = address;
             }
             settings.ingress.listen = ingress_listen.or(settings.ingress.listen);
+            settings.aws_quirks |= aws_quirks;
             serve::serve(settings).await?;
             Ok(ExitCode::SUCCESS)
         }

@@ -119,6 +119,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     if let Some(seconds) = settings.images.build_seconds {
         choices.build_bound = Duration::from_secs(seconds);
     }
+    choices.aws_quirks = settings.aws_quirks;
+    settings.quotas.apply(&mut choices);
+    let rates = settings.quotas.rates()?;
     keep_for_speed(&settings, &mut choices);
     lives::choose(&settings.microvms, &mut choices)?;
     let control = Control::start(Parts {
@@ -140,13 +143,14 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let ingress = Ingress::bind(ingress_settings, certificates, tokens, gateway).await?;
-    let front = Arc::new(Front::new(
+    let front = Front::new(
         Arc::clone(&control),
         objects.service(),
         logs.clone(),
         keys,
         REGION.to_owned(),
-    ));
+    );
+    let front = Arc::new(front.with_rates(&rates));
 
     announce(&api, &ingress, &data);
     let shutdown = CancellationToken::new();

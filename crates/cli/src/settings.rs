@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::quotas::Quotas;
+
 /// The configuration file (TOML). All sections and keys are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -32,6 +34,10 @@ pub(crate) struct Settings {
     pub(crate) spares: Spares,
     /// `[hot]`
     pub(crate) hot: Hot,
+    /// `[quotas]`
+    pub(crate) quotas: Quotas,
+    /// Whether oddities of the live service are reproduced.
+    pub(crate) aws_quirks: bool,
 }
 
 /// `[api]`

@@ -10,6 +10,7 @@ use colibri_iam::{
 };
 use colibri_logs::Logs;
 use colibri_objects::ObjectsService;
+use governor::clock::DefaultClock;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::answer::{AnswerBody, REQUEST_ID, answer, refusal};
 use crate::logs::{self, LogsApi};
+use crate::rates::{Rates, Throttle};
 use crate::service::{service, speaks_query};
 use crate::{lambda, sts};
 
@@ -35,6 +37,7 @@ pub struct Front {
     logs: LogsApi,
     credentials: Arc<dyn CredentialSource>,
     region: String,
+    throttle: Throttle,
 }
 
 impl std::fmt::Debug for Front {
@@ -61,7 +64,15 @@ impl Front {
             logs: LogsApi::new(logs, region.clone()),
             credentials,
             region,
+            throttle: Throttle::new(&Rates::generous(), DefaultClock::default()),
         }
+    }
+
+    /// With these rates of operations in place of the defaults.
+    #[must_use]
+    pub fn with_rates(mut self, rates: &Rates) -> Self {
+        self.throttle = Throttle::new(rates, DefaultClock::default());
+        self
     }
 
     /// Ends the answers that would go on until their clients leave.
@@ -123,7 +134,10 @@ impl Front {
             }
         };
         match service {
-            "lambda" => lambda::answer_operation(&self.control, &parts, &body, request_id).await,
+            "lambda" => {
+                lambda::answer_operation(&self.control, &self.throttle, &parts, &body, request_id)
+                    .await
+            }
             "logs" => self.logs.answer(&parts, body, &identity, request_id).await,
             "sts" => sts::answer_action(&body, &identity, request_id),
             other => {

@@ -11,10 +11,12 @@ use serde::Serialize;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::rates::Throttle;
 
 /// Answers one call.
 pub(crate) async fn answer_operation(
     control: &Arc<Control>,
+    throttle: &Throttle,
     parts: &Parts,
     body: &[u8],
     request_id: &str,
@@ -25,7 +27,9 @@ pub(crate) async fn answer_operation(
         .as_ref()
         .map_or("unknown", |route| route.operation().name());
     let request = match route {
-        Some(route) => Request::parse(route, parts.uri.query(), body),
+        Some(route) => throttle
+            .take(route.operation())
+            .and_then(|()| Request::parse(route, parts.uri.query(), body)),
         None => Err(ApiError::UnknownOperation),
     };
     let outcome = match request {

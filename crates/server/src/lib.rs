@@ -11,8 +11,10 @@ mod idle;
 mod lambda;
 mod listen;
 mod logs;
+mod rates;
 mod service;
 mod sts;
 
 pub use front::Front;
 pub use listen::{ListenFailure, Listener};
+pub use rates::{Rate, Rates, UnknownOperation};
