@@ -74,8 +74,10 @@ table inet slot {{
         ip saddr {GUEST_ADDRESS} ip daddr {GATEWAY_ADDRESS} icmp type echo-request limit rate 20/second accept
         meta l4proto icmp drop
         ct state established accept
-        # A guest that asks more often waits for its next attempt.
+        # A guest that asks more often waits for its next attempt; for anything else it is told at once.
         ip saddr {GUEST_ADDRESS} ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} limit rate 20/second burst 50 packets accept
+        ip saddr {GUEST_ADDRESS} ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} drop
+        ip saddr {GUEST_ADDRESS} ip daddr {METADATA_ADDRESS} reject with icmpx admin-prohibited
 "#
     );
     if egress == Egress::Internet {
@@ -93,6 +95,8 @@ table inet slot {{
     chain out {{
         # Said, not swallowed: a program that looks for a metadata service goes on at once.
         ip daddr @refused reject with icmpx admin-prohibited
+        # A connection of another slot's, in a guest that was restored here: its owner is told.
+        ct state new tcp flags & syn != syn reject with tcp reset
         ct state invalid drop
         tcp flags syn / syn,rst tcp option maxseg size set rt mtu
         ct state established,related accept

@@ -183,13 +183,33 @@ impl Guest {
             "neigh replace {AGENT_GATEWAY_ADDRESS} lladdr {TAP_MAC} dev {TAP} nud permanent"
         ));
         namespace.ip(&format!("route add default via {GATEWAY_ADDRESS}"));
-        let guest_tap = namespace.inside(open_tap).unwrap();
+        let mut guest = Self {
+            namespace,
+            stop: None,
+            wire: None,
+        };
+        guest.wire_to(slot_tap);
+        guest
+    }
+
+    /// Goes on at another slot, as a guest does that is resumed.
+    pub async fn move_to(&mut self, slot: &dyn Slot) {
+        self.unplug();
+        let (slot_tap, _) = slot.attach().await.unwrap().unwrap();
+        self.wire_to(slot_tap);
+    }
+
+    fn wire_to(&mut self, slot_tap: OwnedFd) {
+        let guest_tap = self.namespace.inside(open_tap).unwrap();
         let (stopped, stop) = io::pipe().unwrap();
         let wire = thread::spawn(move || copy_frames(&slot_tap, &guest_tap, &stopped));
-        Self {
-            namespace,
-            stop: Some(stop),
-            wire: Some(wire),
+        (self.stop, self.wire) = (Some(stop), Some(wire));
+    }
+
+    fn unplug(&mut self) {
+        drop(self.stop.take());
+        if let Some(wire) = self.wire.take() {
+            wire.join().unwrap();
         }
     }
 
@@ -233,10 +253,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(wire) = self.wire.take() {
-            wire.join().unwrap();
-        }
+        self.unplug();
     }
 }
 
