@@ -137,10 +137,14 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     .await?;
 
     let gateway = Arc::new(ControlGateway(Arc::clone(&control)));
+    let mut limits = colibri_ingress::Limits::default();
+    if let Some(most) = settings.ingress.connections_per_client {
+        limits.max_connections_per_peer = most.get();
+    }
     let ingress_settings = colibri_ingress::Settings {
         listen,
         domain,
-        ..Default::default()
+        limits,
     };
     let ingress = Ingress::bind(ingress_settings, certificates, tokens, gateway).await?;
     let front = Front::new(

@@ -69,6 +69,8 @@ pub(crate) struct Ingress {
     /// Port in the endpoints given out, where clients reach the ingress by another than it listens
     /// on (a load balancer, say).
     pub(crate) advertised_port: Option<u16>,
+    /// Connections that one client address may have open.
+    pub(crate) connections_per_client: Option<std::num::NonZeroUsize>,
 }
 
 /// What RunMicrovm gives out as endpoint.

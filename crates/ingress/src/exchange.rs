@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::admission::Admitted;
 use crate::refusal::Refusal;
 
+/// Characters of a path that the log shows: who is refused must not fill the disk with them.
+const LOGGED_PATH: usize = 256;
+
 /// What has passed since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -116,7 +119,7 @@ impl Exchange {
             id: Uuid::new_v4().to_string(),
             started: Instant::now(),
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: request.uri().path().chars().take(LOGGED_PATH).collect(),
             version: request.version(),
             microvm_id: OnceLock::new(),
             refusal: OnceLock::new(),

@@ -39,6 +39,7 @@ mod exchange;
 mod fields;
 mod gateway;
 mod host;
+mod peers;
 mod refusal;
 mod server;
 mod settings;

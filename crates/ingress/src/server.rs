@@ -30,6 +30,7 @@ use crate::certificates::{Certificates, CertificatesError};
 use crate::endpoint::Endpoints;
 use crate::exchange::{Counters, InFlight};
 use crate::gateway::Gateway;
+use crate::peers::Peers;
 use crate::settings::{ListenAddress, Settings};
 use crate::token::TokenMint;
 
@@ -105,11 +106,13 @@ impl Ingress {
     /// Serves until `shutdown`, then gives what is in flight its time to finish, and cuts the rest.
     pub async fn serve(self, shutdown: CancellationToken) {
         let connections = Arc::new(Semaphore::new(self.endpoints.limits.max_connections));
+        let peers = Arc::new(Peers::default());
         for listener in self.listeners {
             let front = Front {
                 endpoints: self.endpoints.clone(),
                 acceptor: self.acceptor.clone(),
                 connections: connections.clone(),
+                peers: peers.clone(),
                 shutdown: shutdown.clone(),
             };
             self.endpoints.tasks.spawn(front.accept_all(listener));
@@ -166,6 +169,7 @@ struct Front {
     endpoints: Arc<Endpoints>,
     acceptor: TlsAcceptor,
     connections: Arc<Semaphore>,
+    peers: Arc<Peers>,
     shutdown: CancellationToken,
 }
 
@@ -177,11 +181,19 @@ impl Front {
                 match listener.accept().await {
                     // Who is over the limit waits here, and those after it in the kernel's backlog.
                     Ok((stream, peer)) => {
+                        let most = front.endpoints.limits.max_connections_per_peer;
+                        let Some(counted) = front.peers.admit(peer.ip(), most) else {
+                            tracing::debug!(%peer, "closed: its address has all the connections it may");
+                            continue;
+                        };
                         let Ok(permit) = front.connections.clone().acquire_owned().await else {
                             return;
                         };
                         let connection = front.clone().serve_one(stream, peer, permit);
-                        front.endpoints.tasks.spawn(connection);
+                        front.endpoints.tasks.spawn(async move {
+                            connection.await;
+                            drop(counted);
+                        });
                     }
                     Err(error) => {
                         tracing::warn!(%error, "could not accept a connection");

@@ -35,6 +35,9 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Client connections open at once; more wait in the kernel's backlog. Default 4096.
     pub max_connections: usize,
+    /// Of these, connections from one client address (a /64 of IPv6; loopback is not bounded); more are
+    /// closed. Default 1024.
+    pub max_connections_per_peer: usize,
     /// Requests and WebSockets in flight to one MicroVM, the ones that wait for it to wake
     /// included; more get 429. Default 1024.
     pub max_requests_per_microvm: usize,
@@ -62,6 +65,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
             max_connections: 4096,
+            max_connections_per_peer: 1024,
             max_requests_per_microvm: 1024,
             max_headers: 128,
             max_header_bytes: 64 * 1024,
