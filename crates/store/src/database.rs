@@ -209,7 +209,10 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(include_str!("../migrations/0001_initial.sql"))])
+    Migrations::new(vec![
+        M::up(include_str!("../migrations/0001_initial.sql")),
+        M::up(include_str!("../migrations/0002_iam.sql")),
+    ])
 }
 
 /// True when a constraint of the schema refused an insertion.

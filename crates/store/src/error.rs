@@ -46,6 +46,14 @@ pub enum StoreError {
         /// What, in words.
         what: String,
     },
+    /// Something else needs it.
+    #[error("{what} is in use; {remedy}")]
+    InUse {
+        /// What, in words.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The thread that ran a transaction died.
     #[error("a transaction of the state database did not finish")]
     Interrupted,

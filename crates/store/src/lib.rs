@@ -1,4 +1,4 @@
-//! Durable state: images, versions, builds, MicroVMs and client tokens in one SQLite file. It stores
+//! Durable state: images, versions, builds, MicroVMs, client tokens, users and roles in one SQLite file. It stores
 //! and finds; what a state means and which may follow which is the control plane's business.
 //!
 //! [`Store`] is a concrete type and not a trait: there is one implementation, tests run it on a
@@ -13,6 +13,8 @@
 mod builds;
 mod database;
 mod error;
+mod iam;
+mod iam_changes;
 mod images;
 mod microvms;
 mod rows;
@@ -23,6 +25,10 @@ mod versions;
 pub use builds::{Build, BuildOutcome, NewBuild};
 pub use database::{Store, WriteObserver};
 pub use error::StoreError;
+pub use iam::{
+    IamAccessKey, IamOwner, IamPolicy, IamRecords, IamRole, IamSession, IamUser, InlinePolicy,
+};
+pub use iam_changes::IamChange;
 pub use images::Image;
 pub use microvms::{Admission, Microvm, MicrovmFilter, NewMicrovm, RunOutcome, Transition};
 pub use rows::{Listing, Position};
