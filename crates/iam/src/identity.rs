@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::policy::{Context, PolicyDocument};
 
 /// Who a verified request comes from.
@@ -106,6 +109,10 @@ impl Identity {
         );
         if let Principal::User { name } = &self.principal {
             context.set("aws:username", name);
+        }
+        if let Some(session) = &self.session {
+            let issued = OffsetDateTime::from(session.issued_at).format(&Rfc3339);
+            context.set("aws:TokenIssueTime", issued.unwrap_or_default());
         }
         context
     }

@@ -8,14 +8,23 @@
 
 pub mod authorization;
 pub mod credential;
+pub mod declaration;
+pub mod directory;
+pub mod edit;
 pub mod identity;
+pub mod keys;
+pub mod name;
 pub mod policy;
+pub mod principals;
 pub mod rejection;
 pub mod root;
+pub mod session;
 pub mod verification;
 
 pub use authorization::service_of;
 pub use credential::{Credential, CredentialSource, Secret};
+pub use directory::{Directory, Role};
 pub use identity::{Identity, Principal, Session};
+pub use principals::Principals;
 pub use rejection::Rejection;
 pub use verification::{Expectation, PayloadHash, PayloadRule, verify};

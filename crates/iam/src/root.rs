@@ -6,20 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
-
 use crate::credential::{Credential, Secret};
 use crate::identity::Identity;
+use crate::keys;
 
 /// Longest file that is read, bytes; those made here are far shorter.
 const MAX_LENGTH: u64 = 64 * 1024;
-/// Alphabet of an access key id after its prefix (base 32, as AWS makes them).
-const ID_ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-/// Alphabet of a secret access key (base 64).
-const SECRET_ALPHABET: &[u8; 64] =
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /// Why the root credentials could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RootCredentialsError {
@@ -60,7 +52,7 @@ pub fn open(
 ) -> Result<Credential, RootCredentialsError> {
     let path = directory.join("credentials");
     if !exists(&path)? {
-        let (id, secret) = new_key()?;
+        let (id, secret) = keys::access_key("AKIA").map_err(RootCredentialsError::Random)?;
         let text = format!(
             "[default]\naws_access_key_id = {id}\naws_secret_access_key = {}\n",
             secret.expose()
@@ -142,22 +134,4 @@ fn key_of(text: &str) -> Option<(String, Secret)> {
     }
     let id = id.filter(|id| !id.is_empty())?;
     Some((id, Secret::new(secret.filter(|secret| !secret.is_empty())?)))
-}
-
-fn new_key() -> Result<(String, Secret), RootCredentialsError> {
-    let mut random = [0_u8; 56];
-    OsRng
-        .try_fill_bytes(&mut random)
-        .map_err(RootCredentialsError::Random)?;
-    let (id, secret) = random.split_at(16);
-    // Both alphabets' sizes divide 256: every character is equally likely.
-    let id: String = id
-        .iter()
-        .map(|byte| char::from(ID_ALPHABET[usize::from(byte % 32)]))
-        .collect();
-    let secret = secret
-        .iter()
-        .map(|byte| char::from(SECRET_ALPHABET[usize::from(byte % 64)]))
-        .collect();
-    Ok((format!("AKIA{id}"), Secret::new(secret)))
 }

@@ -65,6 +65,27 @@ impl PolicyDocument {
     }
 }
 
+impl PolicyDocument {
+    /// A policy that denies everything.
+    #[must_use]
+    pub fn deny_everything() -> Self {
+        let everything = || Matching {
+            negated: false,
+            patterns: vec![Pattern::anything()],
+        };
+        Self {
+            statements: vec![Statement {
+                sid: None,
+                effect: Effect::Deny,
+                actions: everything(),
+                resources: Some(everything()),
+                principals: Vec::new(),
+                conditions: Vec::new(),
+            }],
+        }
+    }
+}
+
 impl Statement {
     /// Whether it has something to say about a request. That of a trust policy: leaving aside whom it
     /// names.

@@ -47,6 +47,13 @@ pub(super) enum Fit {
 }
 
 impl Pattern {
+    /// `*`
+    pub(super) fn anything() -> Self {
+        Self {
+            tokens: vec![Token::Any],
+        }
+    }
+
     pub(super) fn parse(text: &str, reading: Reading) -> Result<Self, PolicyError> {
         let mut tokens = Vec::new();
         let mut rest = text;
