@@ -6,14 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use colibri_control::{Control, LogSink, MintFailure, NotReady, PortFailure, ReadyMachine};
-use colibri_iam::{Credential, CredentialSource};
 use colibri_image::{ArtifactError, Artifacts};
 use colibri_ingress::{
     AllowedPorts, Application, ConnectError, Endpoint, Gateway, GuestStream, PortRange, TokenMint,
     Unready,
 };
 use colibri_logs::{GroupName, LogWriter, Logs, StreamName};
-use colibri_objects::{CopyError, Objects, SecretKeys};
+use colibri_objects::{CopyError, Objects};
 use colibri_wire::id::port::{AllowedPorts as WirePorts, PortSpecification};
 use tracing::warn;
 
@@ -138,22 +137,6 @@ impl Artifacts for ObjectArtifacts {
                 },
                 CopyError::Io { source, .. } => ArtifactError::Io(source),
             })
-    }
-}
-
-/// Who may sign requests: the root key.
-pub(crate) struct RootKey(pub(crate) Credential);
-
-impl CredentialSource for RootKey {
-    fn credential(&self, access_key_id: &str) -> Option<Credential> {
-        self.0.credential(access_key_id)
-    }
-}
-
-impl SecretKeys for RootKey {
-    fn secret_key(&self, access_key_id: &str) -> Option<String> {
-        self.credential(access_key_id)
-            .map(|credential| credential.secret.expose().to_owned())
     }
 }
 

@@ -7,6 +7,7 @@ mod cold_boot;
 mod doctor;
 mod driver;
 mod glue;
+mod iam;
 mod lives;
 mod quotas;
 mod serve;
@@ -62,6 +63,13 @@ enum Command {
         /// Prints JSON instead of lines.
         #[arg(long)]
         json: bool,
+    },
+    /// Users, roles, policies and access keys. Works beside a running daemon.
+    Iam {
+        #[command(flatten)]
+        place: PlaceArguments,
+        #[command(subcommand)]
+        command: iam::IamCommand,
     },
     /// Boots an image version without its snapshot and prints how long its first answer took: what
     /// launches are measured against. Works beside a running daemon.
@@ -144,6 +152,14 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor { place, json } => doctor::doctor(&place.settings()?, json).await,
+        Command::Iam { place, command } => {
+            let allowed = iam::iam(&place.settings()?.data_dir(), command).await?;
+            Ok(if allowed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
         Command::ColdBoot {
             place,
             image,

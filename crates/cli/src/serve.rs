@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use colibri_control::{Clock, Control, EndpointForm, Parts};
 use colibri_hypervisor::{Architecture, qemu::Qemu};
+use colibri_iam::Principals;
 use colibri_image::{BuilderSettings, ContainerImageBuilder, GuestAssets};
 use colibri_ingress::{Certificates, Domain, Ingress, ListenAddress, TokenMint};
 use colibri_logs::Logs;
 use colibri_network::{NetworkSettings, SlotPool};
 use colibri_objects::Objects;
-use colibri_server::{Front, Listener};
+use colibri_server::{Front, Listener, ObjectCallers};
 use colibri_store::Store;
 use colibri_wire::id::place::{Account, Place, Region};
 use colibri_wire::page::PageKey;
@@ -28,14 +29,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::driver::{self, DriverError};
-use crate::glue::{ControlGateway, IngressTokens, ObjectArtifacts, OutputLogs, RootKey};
+use crate::glue::{ControlGateway, IngressTokens, ObjectArtifacts, OutputLogs};
 use crate::lives;
 use crate::settings::{Arm64Requests, Endpoints, Settings, SettingsError, parsed};
 
 /// Region of everything: clients need one, and one host is one region.
 const REGION: &str = "us-east-1";
 /// Account of everything.
-const ACCOUNT: &str = "000000000000";
+pub(crate) const ACCOUNT: &str = "000000000000";
 /// How often log events beyond their retention are dropped.
 const LOG_RETENTION_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
@@ -85,10 +86,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     let certificates = Arc::new(Certificates::open(&data, &domain, &[], now)?);
     let tokens = Arc::new(TokenMint::open(&data, now)?);
     let root = colibri_iam::root::open(&data, REGION, ACCOUNT)?;
-    let keys = Arc::new(RootKey(root));
-    let objects = open_objects(data.join("objects"), Arc::clone(&keys)).await?;
-    let logs = open_logs(data.join("logs")).await?;
     let store = Store::open(data.join("state.db")).await?;
+    if let Some(file) = &settings.iam_file {
+        declare(&store, file).await?;
+    }
+    let principals = Principals::open(store.clone(), root).await?;
+    let objects = open_objects(data.join("objects"), Arc::clone(&principals)).await?;
+    let logs = open_logs(data.join("logs")).await?;
 
     let (vmm, guest) = hypervisor(&settings).await?;
     let network = Arc::new(SlotPool::open(&network_settings(&settings, &data)?).await?);
@@ -151,7 +155,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         Arc::clone(&control),
         objects.service(),
         logs.clone(),
-        keys,
+        Arc::clone(&principals),
         REGION.to_owned(),
     );
     let front = Arc::new(front.with_rates(&rates));
@@ -162,7 +166,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         tokio::join!(
             api.serve(front, shutdown.clone()),
             ingress.serve(shutdown.clone()),
-            drop_old_logs(logs, shutdown.clone())
+            drop_old_logs(logs, shutdown.clone()),
+            shutdown.run_until_cancelled(principals.watch())
         );
     };
     let stopping = async {
@@ -175,6 +180,19 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         warn!(%error, "the network's spare slots were not removed");
     }
     info!("stopped; MicroVMs go on running");
+    Ok(())
+}
+
+/// Makes users, roles and policies as the file of the settings declares them.
+async fn declare(store: &Store, file: &Path) -> Result<(), Box<dyn Error>> {
+    let declaration = crate::iam::declaration(file)?;
+    let plan = declaration.plan(&store.iam().await?, false, SystemTime::now())?;
+    for line in &plan.lines {
+        info!(line, "declared in the iam_file");
+    }
+    if !plan.changes.is_empty() {
+        store.change_iam(plan.changes).await?;
+    }
     Ok(())
 }
 
@@ -236,8 +254,9 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn open_objects(directory: PathBuf, keys: Arc<RootKey>) -> io::Result<Objects> {
-    let open = move || Objects::open(&directory, keys, colibri_objects::Settings::new(REGION));
+async fn open_objects(directory: PathBuf, principals: Arc<Principals>) -> io::Result<Objects> {
+    let callers = Arc::new(ObjectCallers::new(principals, REGION));
+    let open = move || Objects::open(&directory, callers, colibri_objects::Settings::new(REGION));
     tokio::task::spawn_blocking(open)
         .await
         .map_err(io::Error::other)?

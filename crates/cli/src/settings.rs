@@ -16,6 +16,8 @@ pub(crate) struct Settings {
     pub(crate) data_dir: Option<PathBuf>,
     /// Kernel and initramfs of the guests, one directory an architecture.
     pub(crate) guest_dir: Option<PathBuf>,
+    /// Users, roles and policies that are declared at every start; see `colibri iam apply`.
+    pub(crate) iam_file: Option<PathBuf>,
     /// `[api]`
     pub(crate) api: Api,
     /// `[ingress]`

@@ -45,6 +45,7 @@ mod builds;
 mod clock;
 mod control;
 mod documents;
+mod facts;
 mod failure;
 mod flow;
 mod guest_calls;
@@ -83,6 +84,7 @@ mod warm_up;
 
 pub use clock::Clock;
 pub use control::{Control, Parts};
+pub use facts::ImageFacts;
 pub use failure::StartFailure;
 pub use host_memory::HostMemory;
 pub use idle::{IdleSignals, UnknownSignal};

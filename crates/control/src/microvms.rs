@@ -243,7 +243,7 @@ impl Control {
         }
     }
 
-    fn microvm_id(&self, identifier: &str) -> Result<String, ApiError> {
+    pub(crate) fn microvm_id(&self, identifier: &str) -> Result<String, ApiError> {
         MicrovmId::parse_identifier(identifier, &self.shared.settings.place)
             .map(|id| id.to_string())
             .map_err(|_| fault::microvm_not_found(identifier))

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use colibri_objects::{Objects, SecretKeys, Settings};
+use colibri_objects::{Callers, ObjectCall, Objects, Settings};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -14,9 +14,17 @@ use tokio::net::TcpListener;
 
 struct OneKey;
 
-impl SecretKeys for OneKey {
+impl Callers for OneKey {
     fn secret_key(&self, access_key_id: &str) -> Option<String> {
         (access_key_id == "test").then(|| "secret".to_owned())
+    }
+
+    fn is_session_token(&self, _: &str, given: Option<&str>) -> bool {
+        given.is_none()
+    }
+
+    fn permits(&self, _: &ObjectCall<'_>) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -1,19 +1,32 @@
-//! What is asked of every operation once its signature holds: that it wants nothing that this
-//! endpoint would silently leave out. Not for who may do what: a key that verifies may do everything.
+//! What is asked of every operation once its signature holds: that its caller may do it, and that it
+//! wants nothing that this endpoint would silently leave out.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Uri};
+use http::{Extensions, HeaderMap, Uri};
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::{S3Result, s3_error};
+use s3s::auth::Credentials;
+use s3s::dto::{
+    CopyObjectInput, CopySource, DeleteObjectsInput, ListObjectsInput, ListObjectsV2Input,
+    UploadPartCopyInput,
+};
+use s3s::{S3Request, S3Result, s3_error};
 
+use crate::callers::{
+    Callers, ObjectCall, Peer, action_of, arn_of, bucket_arn, object_arn, permit,
+};
 use crate::settings::Settings;
 
-/// Refuses what cannot be kept.
-#[derive(Debug, Clone)]
+/// Refuses what is not allowed, and what cannot be kept.
+#[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) settings: Arc<Settings>,
+    pub(crate) callers: Arc<dyn Callers>,
 }
+
+/// Keys that a caller may not delete, for the operation that deletes several: the others are deleted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Undeletable(pub(crate) Vec<(String, String)>);
 
 /// Beginnings of headers that ask for something which this endpoint does not do, and what that is.
 const UNSUPPORTED: [(&str, &str); 8] = [
@@ -33,13 +46,169 @@ const UNSUPPORTED: [(&str, &str); 8] = [
 #[async_trait::async_trait]
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if cx.credentials().is_none() {
+        let Some(credentials) = cx.credentials().cloned() else {
             return Err(s3_error!(AccessDenied, "Access Denied"));
+        };
+        self.check_session_token(&credentials, cx.headers(), cx.uri())?;
+        if let Some(action) = action_of(cx.s3_op().name()) {
+            let resource = arn_of(cx.s3_path());
+            let call = call(&credentials, cx.extensions_mut(), action, resource);
+            permit(self.callers.as_ref(), &call)?;
         }
         check_owner(cx.headers(), &self.settings.account_id)?;
         check_features(cx.headers())?;
         check_version(cx.uri())?;
         cx.s3_path().get_object_key().map_or(Ok(()), check_key)
+    }
+
+    async fn list_objects(&self, request: &mut S3Request<ListObjectsInput>) -> S3Result<()> {
+        let input = &request.input;
+        let max_keys = input.max_keys;
+        self.permit_list(
+            request,
+            &input.bucket,
+            &input.prefix,
+            &input.delimiter,
+            max_keys,
+        )
+    }
+
+    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        let input = &request.input;
+        let max_keys = input.max_keys;
+        self.permit_list(
+            request,
+            &input.bucket,
+            &input.prefix,
+            &input.delimiter,
+            max_keys,
+        )
+    }
+
+    async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        self.permit_source(request, &request.input.copy_source)
+    }
+
+    async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
+        self.permit_source(request, &request.input.copy_source)
+    }
+
+    async fn delete_objects(&self, request: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
+        let credentials = signed_by(request)?;
+        let mut undeletable = Undeletable::default();
+        let input = &request.input;
+        for object in &input.delete.objects {
+            let resource = object_arn(&input.bucket, &object.key);
+            let call = call(
+                credentials,
+                &request.extensions,
+                "s3:DeleteObject".into(),
+                resource,
+            );
+            if let Err(message) = self.callers.permits(&call) {
+                undeletable.0.push((object.key.clone(), message));
+            }
+        }
+        if let [(_, message), ..] = &undeletable.0[..]
+            && undeletable.0.len() == input.delete.objects.len()
+        {
+            return Err(s3_error!(AccessDenied, "{message}"));
+        }
+        request.extensions.insert(undeletable);
+        Ok(())
+    }
+}
+
+impl Access {
+    fn check_session_token(
+        &self,
+        credentials: &Credentials,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> S3Result<()> {
+        let invalid = || {
+            s3_error!(
+                InvalidToken,
+                "The provided token is malformed or otherwise invalid."
+            )
+        };
+        let header = headers.get_all("x-amz-security-token").iter();
+        let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let query = query.filter(|(name, _)| name.eq_ignore_ascii_case("x-amz-security-token"));
+        let given: Vec<String> = header
+            .chain(query.map(|(_, value)| value.into_owned()))
+            .collect();
+        let token = match &given[..] {
+            [] => None,
+            [only] => Some(only.as_str()),
+            _ => return Err(invalid()),
+        };
+        if self
+            .callers
+            .is_session_token(&credentials.access_key, token)
+        {
+            return Ok(());
+        }
+        Err(invalid())
+    }
+
+    fn permit_list<T>(
+        &self,
+        request: &S3Request<T>,
+        bucket: &str,
+        prefix: &Option<String>,
+        delimiter: &Option<String>,
+        max_keys: Option<i32>,
+    ) -> S3Result<()> {
+        let mut call = call(
+            signed_by(request)?,
+            &request.extensions,
+            "s3:ListBucket".to_owned(),
+            bucket_arn(bucket),
+        );
+        let given = [
+            ("s3:prefix", prefix.clone()),
+            ("s3:delimiter", delimiter.clone()),
+            ("s3:max-keys", max_keys.map(|most| most.to_string())),
+        ];
+        call.conditions = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        permit(self.callers.as_ref(), &call)
+    }
+
+    /// Whoever copies must be allowed to read. A source that is no object here is refused by the
+    /// operation itself.
+    fn permit_source<T>(&self, request: &S3Request<T>, source: &CopySource) -> S3Result<()> {
+        let CopySource::Bucket { bucket, key, .. } = source else {
+            return Ok(());
+        };
+        let resource = object_arn(bucket, key);
+        let action = "s3:GetObject".to_owned();
+        let call = call(signed_by(request)?, &request.extensions, action, resource);
+        permit(self.callers.as_ref(), &call)
+    }
+}
+
+fn signed_by<T>(request: &S3Request<T>) -> S3Result<&Credentials> {
+    let unsigned = || s3_error!(AccessDenied, "Access Denied");
+    request.credentials.as_ref().ok_or_else(unsigned)
+}
+
+fn call<'a>(
+    credentials: &'a Credentials,
+    extensions: &Extensions,
+    action: String,
+    resource: String,
+) -> ObjectCall<'a> {
+    ObjectCall {
+        access_key_id: &credentials.access_key,
+        action,
+        resource,
+        conditions: Vec::new(),
+        peer: extensions.get::<Peer>().map(|peer| peer.0),
     }
 }
 

@@ -13,6 +13,7 @@
 mod access;
 mod admission;
 mod api;
+mod callers;
 mod checksum;
 mod copy;
 mod declared_body;
@@ -32,18 +33,13 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 pub use admission::is_s3_request;
+pub use callers::{Callers, ObjectCall, Peer};
 pub use copy::CopyError;
 pub use service::{ObjectsService, ResponseBody};
 pub use settings::Settings;
 
 use api::Api;
 use store::Store;
-
-/// Who may sign requests.
-pub trait SecretKeys: Send + Sync + 'static {
-    /// The secret of an access key; `None` when there is no such key, or it is no longer good.
-    fn secret_key(&self, access_key_id: &str) -> Option<String>;
-}
 
 /// All objects of a data directory. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,7 +57,7 @@ impl Objects {
     /// When the directory cannot be made, read or swept.
     pub fn open(
         directory: &Path,
-        keys: Arc<dyn SecretKeys>,
+        callers: Arc<dyn Callers>,
         settings: Settings,
     ) -> io::Result<Self> {
         let store = Store::open(directory)?;
@@ -71,7 +67,7 @@ impl Objects {
             settings: Arc::new(settings),
         };
         Ok(Self {
-            service: ObjectsService::new(api.clone(), keys),
+            service: ObjectsService::new(api.clone(), callers),
             api,
         })
     }

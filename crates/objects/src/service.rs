@@ -13,10 +13,10 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpResponse, S3Error, S3Result, s3_error};
 use uuid::Uuid;
 
-use crate::SecretKeys;
 use crate::access::Access;
 use crate::admission::{Refusal, admit};
 use crate::api::Api;
+use crate::callers::Callers;
 use crate::declared_body::{DeclaredBody, FoundFault};
 use crate::host::BucketHost;
 
@@ -35,7 +35,7 @@ pub struct ObjectsService {
     region: Arc<str>,
 }
 
-struct Keys(Arc<dyn SecretKeys>);
+struct Keys(Arc<dyn Callers>);
 
 #[async_trait::async_trait]
 impl S3Auth for Keys {
@@ -53,15 +53,16 @@ impl S3Auth for Keys {
 }
 
 impl ObjectsService {
-    pub(crate) fn new(api: Api, keys: Arc<dyn SecretKeys>) -> Self {
+    pub(crate) fn new(api: Api, callers: Arc<dyn Callers>) -> Self {
         let settings = Arc::clone(&api.settings);
         let mut builder = S3ServiceBuilder::new(api);
-        builder.set_auth(Keys(keys));
+        builder.set_auth(Keys(Arc::clone(&callers)));
         builder.set_host(BucketHost {
             domains: settings.domains.clone(),
         });
         builder.set_access(Access {
             settings: Arc::clone(&settings),
+            callers,
         });
         Self {
             s3: builder.build(),

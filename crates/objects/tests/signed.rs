@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use colibri_objects::{CopyError, Objects, ResponseBody, SecretKeys, Settings};
+use colibri_objects::{Callers, CopyError, ObjectCall, Objects, ResponseBody, Settings};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -19,9 +19,17 @@ const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 
 struct OneKey;
 
-impl SecretKeys for OneKey {
+impl Callers for OneKey {
     fn secret_key(&self, access_key_id: &str) -> Option<String> {
         (access_key_id == "test").then(|| "secret".to_owned())
+    }
+
+    fn is_session_token(&self, _: &str, given: Option<&str>) -> bool {
+        given.is_none()
+    }
+
+    fn permits(&self, _: &ObjectCall<'_>) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -20,10 +20,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use colibri_control::{Clock, Control, EndpointForm, LogSink, MintFailure, Parts, Settings};
-use colibri_iam::{Credential, CredentialSource};
+use colibri_iam::Principals;
 use colibri_logs::{GroupName, Logs, StreamName};
-use colibri_objects::{Objects, SecretKeys};
-use colibri_server::{Front, Listener};
+use colibri_objects::Objects;
+use colibri_server::{Front, Listener, ObjectCallers};
 use colibri_store::Store;
 use colibri_testkit::World;
 use colibri_wire::id::place::{Account, Place, Region};
@@ -47,24 +47,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .init();
     let directory = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: simulated DIR")?);
     std::fs::create_dir_all(&directory)?;
-    let key = Arc::new(RootKey(colibri_iam::root::open(
-        &directory, REGION, ACCOUNT,
-    )?));
+    let root = colibri_iam::root::open(&directory, REGION, ACCOUNT)?;
+    let store = Store::open(directory.join("state.db")).await?;
+    let principals = Principals::open(store.clone(), root).await?;
     let objects = Objects::open(
         &directory.join("objects"),
-        Arc::clone(&key) as _,
+        Arc::new(ObjectCallers::new(Arc::clone(&principals), REGION)),
         colibri_objects::Settings::new(REGION),
     )?;
     let logs = Logs::open(&directory.join("logs"), colibri_logs::Settings::default())?;
     let roomy = std::env::args_os()
         .nth(2)
         .is_some_and(|word| word == "roomy");
-    let control = control(&directory, logs.clone(), roomy).await?;
+    let control = control(&directory, store, logs.clone(), roomy).await?;
     let front = Front::new(
         Arc::clone(&control),
         objects.service(),
         logs,
-        key,
+        Arc::clone(&principals),
         REGION.to_owned(),
     );
     let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
@@ -76,7 +76,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let shutdown = CancellationToken::new();
     tokio::join!(
         listener.serve(Arc::new(front), shutdown.clone()),
-        stop(shutdown)
+        shutdown.run_until_cancelled(principals.watch()),
+        stop(shutdown.clone())
     );
     control.shutdown().await;
     Ok(())
@@ -84,6 +85,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn control(
     directory: &Path,
+    store: Store,
     logs: Logs,
     roomy: bool,
 ) -> Result<Arc<Control>, Box<dyn Error>> {
@@ -103,7 +105,7 @@ async fn control(
     }
     let parts = Parts {
         settings,
-        store: Store::open(directory.join("state.db")).await?,
+        store,
         vmm: world.vmm(),
         network: world.network(),
         builder: world.builder(),
@@ -128,21 +130,6 @@ async fn stop(shutdown: CancellationToken) {
         }
     }
     shutdown.cancel();
-}
-
-struct RootKey(Credential);
-
-impl CredentialSource for RootKey {
-    fn credential(&self, access_key_id: &str) -> Option<Credential> {
-        self.0.credential(access_key_id)
-    }
-}
-
-impl SecretKeys for RootKey {
-    fn secret_key(&self, access_key_id: &str) -> Option<String> {
-        self.credential(access_key_id)
-            .map(|credential| credential.secret.expose().to_owned())
-    }
 }
 
 struct Output(Logs);

@@ -1,15 +1,14 @@
 //! The front: which service a request is for, who signed it, and its id.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use colibri_control::Control;
-use colibri_iam::{
-    CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection, verify,
-};
+use colibri_iam::{Expectation, Identity, PayloadHash, PayloadRule, Principals, Rejection, verify};
 use colibri_logs::Logs;
-use colibri_objects::ObjectsService;
+use colibri_objects::{ObjectsService, Peer};
 use governor::clock::DefaultClock;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
@@ -19,6 +18,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::answer::{AnswerBody, REQUEST_ID, answer, refusal};
+use crate::authorization::Caller;
 use crate::logs::{self, LogsApi};
 use crate::rates::{Rates, Throttle};
 use crate::service::{service, speaks_query};
@@ -35,7 +35,7 @@ pub struct Front {
     control: Arc<Control>,
     objects: ObjectsService,
     logs: LogsApi,
-    credentials: Arc<dyn CredentialSource>,
+    principals: Arc<Principals>,
     region: String,
     throttle: Throttle,
 }
@@ -55,14 +55,14 @@ impl Front {
         control: Arc<Control>,
         objects: ObjectsService,
         logs: Logs,
-        credentials: Arc<dyn CredentialSource>,
+        principals: Arc<Principals>,
         region: String,
     ) -> Self {
         Self {
             control,
             objects,
             logs: LogsApi::new(logs, region.clone()),
-            credentials,
+            principals,
             region,
             throttle: Throttle::new(&Rates::generous(), DefaultClock::default()),
         }
@@ -81,9 +81,14 @@ impl Front {
     }
 
     /// Answers one request, whatever it is.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+    ) -> Response<AnswerBody> {
         let request_id = Uuid::new_v4().to_string();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(Peer(peer));
         let service = service(&parts);
         let mut response = if service == "s3" {
             self.objects.call(Request::from_parts(parts, body)).await
@@ -133,13 +138,17 @@ impl Front {
                 return refuse(service, &rejection, request_id);
             }
         };
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+        let principals = Arc::clone(&self.principals);
+        let caller = Caller::new(principals, identity, &self.region, peer);
         match service {
             "lambda" => {
-                lambda::answer_operation(&self.control, &self.throttle, &parts, &body, request_id)
+                let (control, throttle) = (&self.control, &self.throttle);
+                lambda::answer_operation(control, throttle, &caller, &parts, &body, request_id)
                     .await
             }
-            "logs" => self.logs.answer(&parts, body, &identity, request_id).await,
-            "sts" => sts::answer_action(&body, &identity, request_id),
+            "logs" => self.logs.answer(&parts, body, &caller, request_id).await,
+            "sts" => sts::answer_action(&body, &caller, request_id).await,
             other => {
                 warn!(
                     request_id,
@@ -166,7 +175,7 @@ impl Front {
             parts,
             &PayloadHash::of(body),
             &expected,
-            self.credentials.as_ref(),
+            self.principals.as_ref(),
             SystemTime::now(),
         )
     }

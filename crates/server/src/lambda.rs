@@ -11,12 +11,14 @@ use serde::Serialize;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::authorization::{Caller, lambda as rules};
 use crate::rates::Throttle;
 
 /// Answers one call.
 pub(crate) async fn answer_operation(
     control: &Arc<Control>,
     throttle: &Throttle,
+    caller: &Caller,
     parts: &Parts,
     body: &[u8],
     request_id: &str,
@@ -33,7 +35,10 @@ pub(crate) async fn answer_operation(
         None => Err(ApiError::UnknownOperation),
     };
     let outcome = match request {
-        Ok(request) => perform(control, request).await,
+        Ok(request) => match rules::authorize(caller, control, &request).await {
+            Ok(()) => perform(control, request).await,
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     let reply = outcome.unwrap_or_else(|failure| {

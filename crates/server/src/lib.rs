@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod authorization;
 mod front;
 mod idle;
 mod lambda;
@@ -15,6 +16,7 @@ mod rates;
 mod service;
 mod sts;
 
+pub use authorization::ObjectCallers;
 pub use front::Front;
 pub use listen::{ListenFailure, Listener};
 pub use rates::{Rate, Rates, UnknownOperation};

@@ -87,8 +87,8 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
                 () = shutdown.cancelled() => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: a moment's rest instead of a busy loop.
                     warn!(%error, "could not accept a connection to the API");
@@ -103,7 +103,7 @@ impl Listener {
                 let front = Arc::clone(&front);
                 let in_flight = traffic.begin();
                 async move {
-                    let answer = front.answer(request).await;
+                    let answer = front.answer(request, peer.ip()).await;
                     Ok::<_, Infallible>(in_flight.until_sent(answer))
                 }
             });

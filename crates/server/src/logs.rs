@@ -9,6 +9,7 @@ mod events;
 mod fault;
 mod groups;
 mod live_tail;
+mod operation;
 mod pattern;
 mod place;
 mod retention;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use colibri_iam::{Identity, Rejection};
+use colibri_iam::Rejection;
 use colibri_logs::Logs;
 use http::Response;
 use http::request::Parts;
@@ -30,8 +31,10 @@ use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::authorization::{Caller, logs as rules};
 use fault::LogsFault;
 use live_tail::LiveTails;
+pub(crate) use operation::Operation;
 use place::LogsPlace;
 
 /// Beginning of `X-Amz-Target`, as the published model of CloudWatch Logs has it.
@@ -79,22 +82,26 @@ impl LogsApi {
         &self,
         parts: &Parts,
         body: Bytes,
-        identity: &Identity,
+        caller: &Caller,
         request_id: &str,
     ) -> Response<AnswerBody> {
         let started = Instant::now();
         let operation = target(parts);
         let call = Call {
             logs: self.logs.clone(),
-            place: LogsPlace::new(&self.region, &identity.account),
+            place: LogsPlace::new(&self.region, &caller.identity.account),
         };
-        let outcome = match operation.clone() {
-            Some(operation) if operation == "StartLiveTail" => {
-                self.tails.start(call, body, request_id).await
+        let outcome = match operation {
+            Some(operation) => {
+                let needs = rules::needs(operation, &body, call.place.prefix());
+                match caller.may(needs) {
+                    Ok(()) => self.perform(call, operation, body, request_id).await,
+                    Err(denied) => Err(LogsFault::AccessDenied(denied)),
+                }
             }
-            Some(operation) => self.perform(call, operation, body).await,
             None => Err(LogsFault::UnknownOperation),
         };
+        let operation = operation.map_or("unknown", Operation::name);
         let response = outcome.unwrap_or_else(|fault| {
             if fault.status() >= 500 {
                 error!(request_id, ?operation, %fault, cause = ?fault, "an operation failed");
@@ -111,13 +118,17 @@ impl LogsApi {
     async fn perform(
         &self,
         call: Call,
-        operation: String,
+        operation: Operation,
         body: Bytes,
+        request_id: &str,
     ) -> Result<Response<AnswerBody>, LogsFault> {
+        if operation == Operation::StartLiveTail {
+            return self.tails.start(call, body, request_id).await;
+        }
         let readers = Arc::clone(&self.readers);
         let permit = readers.acquire_owned().await;
         let performed = tokio::task::spawn_blocking(move || {
-            let outcome = answer_operation(&call, &operation, &body);
+            let outcome = answer_operation(&call, operation, &body);
             drop(permit);
             outcome
         });
@@ -140,26 +151,31 @@ fn failure(status: u16, name: &str, message: &str) -> Response<AnswerBody> {
     answer(status, headers, body.to_string().into_bytes())
 }
 
-fn target(parts: &Parts) -> Option<String> {
+fn target(parts: &Parts) -> Option<Operation> {
     let target = parts.headers.get("x-amz-target")?.to_str().ok()?;
-    target.strip_prefix(TARGET_PREFIX).map(str::to_owned)
+    target
+        .strip_prefix(TARGET_PREFIX)
+        .and_then(Operation::parse)
 }
 
-fn answer_operation(call: &Call, operation: &str, body: &[u8]) -> Result<Vec<u8>, LogsFault> {
+fn answer_operation(call: &Call, operation: Operation, body: &[u8]) -> Result<Vec<u8>, LogsFault> {
     match operation {
-        "DescribeLogGroups" => json(&groups::describe(call, &parsed(body)?)?),
-        "CreateLogGroup" => groups::create(call, &parsed(body)?).map(nothing),
-        "DeleteLogGroup" => groups::delete(call, &parsed(body)?).map(nothing),
-        "ListTagsForResource" => json(&groups::list_tags_for_resource(call, &parsed(body)?)?),
-        "ListTagsLogGroup" => json(&groups::list_tags(call, &parsed(body)?)?),
-        "PutRetentionPolicy" => retention::put(call, &parsed(body)?).map(nothing),
-        "DeleteRetentionPolicy" => retention::delete(call, &parsed(body)?).map(nothing),
-        "DescribeLogStreams" => json(&streams::describe(call, &parsed(body)?)?),
-        "CreateLogStream" => streams::create(call, &parsed(body)?).map(nothing),
-        "DeleteLogStream" => streams::delete(call, &parsed(body)?).map(nothing),
-        "GetLogEvents" => json(&events::get(call, &parsed(body)?)?),
-        "FilterLogEvents" => json(&events::filter(call, &parsed(body)?)?),
-        _ => Err(LogsFault::UnknownOperation),
+        Operation::DescribeLogGroups => json(&groups::describe(call, &parsed(body)?)?),
+        Operation::CreateLogGroup => groups::create(call, &parsed(body)?).map(nothing),
+        Operation::DeleteLogGroup => groups::delete(call, &parsed(body)?).map(nothing),
+        Operation::ListTagsForResource => {
+            json(&groups::list_tags_for_resource(call, &parsed(body)?)?)
+        }
+        Operation::ListTagsLogGroup => json(&groups::list_tags(call, &parsed(body)?)?),
+        Operation::PutRetentionPolicy => retention::put(call, &parsed(body)?).map(nothing),
+        Operation::DeleteRetentionPolicy => retention::delete(call, &parsed(body)?).map(nothing),
+        Operation::DescribeLogStreams => json(&streams::describe(call, &parsed(body)?)?),
+        Operation::CreateLogStream => streams::create(call, &parsed(body)?).map(nothing),
+        Operation::DeleteLogStream => streams::delete(call, &parsed(body)?).map(nothing),
+        Operation::GetLogEvents => json(&events::get(call, &parsed(body)?)?),
+        Operation::FilterLogEvents => json(&events::filter(call, &parsed(body)?)?),
+        // Its answer is a stream.
+        Operation::StartLiveTail => Err(LogsFault::UnknownOperation),
     }
 }
 

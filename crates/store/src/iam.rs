@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::rows::{Columns, key_of};
 
 /// A user or a role.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IamOwner {
     /// A user, by its name.
     User(String),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 
+use crate::access::Undeletable;
 use crate::checksum::{Checksums, Kind};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
@@ -151,7 +152,9 @@ impl S3 for Api {
         &self,
         req: S3Request<dto::DeleteObjectsInput>,
     ) -> Answer<dto::DeleteObjectsOutput> {
-        self.answer_delete_objects(req.input).await
+        let undeletable = req.extensions.get::<Undeletable>().cloned();
+        self.answer_delete_objects(req.input, undeletable.unwrap_or_default())
+            .await
     }
 
     async fn create_multipart_upload(

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::reading::{self, Extent, Preconditions};
 use super::{Answer, Api, kind_of, set_checksums, size, stored_headers};
+use crate::access::Undeletable;
 use crate::checksum::{Algorithm, Checksums, Kind};
 use crate::etag;
 use crate::receive::{Declared, Received, check_space, receive};
@@ -179,6 +180,7 @@ impl Api {
     pub(super) async fn answer_delete_objects(
         &self,
         input: dto::DeleteObjectsInput,
+        Undeletable(undeletable): Undeletable,
     ) -> Answer<dto::DeleteObjectsOutput> {
         /// S3: "The request can contain a list of up to 1,000 keys".
         const KEYS: usize = 1000;
@@ -202,7 +204,12 @@ impl Api {
                 "Deleting versions and conditional deletes are not supported here"
             ));
         }
-        let keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
+        let allowed = |key: &String| !undeletable.iter().any(|(refused, _)| refused == key);
+        let keys: Vec<String> = objects
+            .into_iter()
+            .map(|object| object.key)
+            .filter(allowed)
+            .collect();
         let quiet = input.delete.quiet == Some(true);
         let keys = self
             .on_disk(move |store| store.bucket(&input.bucket)?.delete(&keys).map(|()| keys))
@@ -214,8 +221,18 @@ impl Api {
                 ..Default::default()
             })
             .collect();
+        let errors: Vec<dto::Error> = undeletable
+            .into_iter()
+            .map(|(key, message)| dto::Error {
+                key: Some(key),
+                code: Some("AccessDenied".to_owned()),
+                message: Some(message),
+                ..Default::default()
+            })
+            .collect();
         Ok(S3Response::new(dto::DeleteObjectsOutput {
             deleted: (!quiet).then_some(deleted),
+            errors: (!errors.is_empty()).then_some(errors),
             ..Default::default()
         }))
     }

@@ -2,6 +2,8 @@
 
 use colibri_logs::{LogsError, NameError};
 
+use crate::authorization::Denied;
+
 /// Why a call fails. `Display` is the `message` that the client reads.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogsFault {
@@ -18,6 +20,9 @@ pub(crate) enum LogsFault {
          PutRetentionPolicy, DeleteRetentionPolicy, ListTagsForResource, ListTagsLogGroup"
     )]
     UnknownOperation,
+    /// The caller may not do that.
+    #[error("{0}")]
+    AccessDenied(Denied),
     /// Nobody else can be told of events live.
     #[error("{0} live tail sessions are open, which is the most; end one")]
     TooManySessions(usize),
@@ -50,6 +55,7 @@ impl LogsFault {
             Self::Invalid(_) | Self::Logs(LogsError::InvalidToken) => "InvalidParameterException",
             Self::Serialization(_) => "SerializationException",
             Self::UnknownOperation => "UnknownOperationException",
+            Self::AccessDenied(_) => "AccessDeniedException",
             Self::TooManySessions(_) => "LimitExceededException",
             Self::Logs(LogsError::NoSuchGroup { .. } | LogsError::NoSuchStream { .. }) => {
                 "ResourceNotFoundException"

@@ -17,6 +17,11 @@ impl LogsPlace {
         }
     }
 
+    /// How the ARN of every log group begins.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Without the trailing `:*`.
     pub(crate) fn group_arn(&self, group: &GroupName) -> String {
         format!("{}{group}", self.prefix)

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::fault::LogsFault;
 use super::live_tail::LiveTails;
 use super::place::LogsPlace;
-use super::{Call, answer_operation};
+use super::{Call, Operation, answer_operation};
 use crate::answer::AnswerBody;
 
 const GROUP: &str = "/aws/lambda-microvms/image";
@@ -59,6 +59,7 @@ impl World {
     }
 
     fn ask(&self, operation: &str, request: &Value) -> Result<Value, LogsFault> {
+        let operation = Operation::parse(operation).ok_or(LogsFault::UnknownOperation)?;
         let body = answer_operation(&self.call, operation, request.to_string().as_bytes())?;
         Ok(if body.is_empty() {
             Value::Null
@@ -313,9 +314,9 @@ fn what_is_wrong_is_refused_by_its_name() {
             "{operation} {request}"
         );
     }
-    let faulty = answer_operation(&world.call, "DescribeLogGroups", b"[1").unwrap_err();
+    let faulty = answer_operation(&world.call, Operation::DescribeLogGroups, b"[1").unwrap_err();
     assert_eq!(faulty.wire_name(), "SerializationException");
-    assert!(answer_operation(&world.call, "DescribeLogGroups", b"").is_ok());
+    assert!(answer_operation(&world.call, Operation::DescribeLogGroups, b"").is_ok());
 }
 
 #[tokio::test]
