@@ -1,10 +1,10 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance setup guest build lint bench bench-api fuzz kvm-lab example clean
+.PHONY: help demo test conformance conformance-real setup guest build lint bench bench-api fuzz soak cycles kvm-lab example clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Set the machine up, build Colibri, and watch it work
 	@scripts/demo
@@ -14,6 +14,9 @@ test: ## Set the machine up, lint, run every test
 
 conformance: ## Drive every operation with the AWS CLI, boto3, the JavaScript and the Rust SDK
 	@scripts/conformance
+
+conformance-real: ## The main path of each of these clients on real machines
+	@scripts/conformance --real
 
 setup: ## Install what is missing, prepare the guest's kernel and initramfs
 	@scripts/setup
@@ -36,6 +39,12 @@ bench-api: ## Measure the control plane beside a Python emulator of AWS services
 
 fuzz: ## Fuzz what reads hostile bytes, a minute each (FUZZ_SECONDS)
 	@scripts/fuzz
+
+soak: ## Hundreds of operations on real machines while the daemon is killed; then an audit
+	@scripts/soak
+
+cycles: ## 500 sleeps of one MicroVM, its memory and disk checked
+	@scripts/soak cycles
 
 kvm-lab: ## Run the hypervisor's tests on real KVM inside an emulated host
 	@scripts/kvm-lab

@@ -1,16 +1,19 @@
 """Rewrites and checks a block of memory and a file, for ever, and says on standard output when asked.
 
 Every pass fills the block with bytes of a generator that only this process knows the state of, and
-checks what the pass before wrote: a lost or torn page of memory or disk shows at the next pass.
+checks what the pass before wrote: a lost or torn page of memory or disk shows at the next pass. It rests
+INTEGRITY_PAUSE seconds between passes, none by default.
 """
 
 import hashlib
 import os
 import sys
 import threading
+import time
 
 MEMORY_BYTES = 16 * 1024 * 1024
 FILE_BYTES = 1024 * 1024
+PAUSE = float(os.environ.get("INTEGRITY_PAUSE", "0"))
 PATH = "/var/tmp/integrity.bin"
 
 passes = {"memory": 0, "file": 0}
@@ -33,6 +36,7 @@ def check_memory():
         block[:] = piece * (MEMORY_BYTES // len(piece))
         expected = hashlib.sha256(block).digest()
         passes["memory"] = number
+        time.sleep(PAUSE)
 
 
 def check_file():
@@ -52,6 +56,7 @@ def check_file():
         if read != content:
             faults.append(f"file differs in pass {number}")
         passes["file"] = number
+        time.sleep(PAUSE)
 
 
 for work in (check_memory, check_file):
