@@ -89,32 +89,44 @@ class Server:
             self.process.kill()
 
 
-def drive(client, command, simulated):
+def said(client, command, environment, rows):
     """One client's findings by row; a row that it never spoke of has failed."""
-    found = {row: (False, "not tried") for row in wanted() if (row, client) not in LEFT_OUT}
-    with tempfile.TemporaryDirectory(prefix="colibri-conformance-") as directory:
-        server = Server(simulated, Path(directory))
-        try:
-            done = subprocess.run(
-                command, env=server.environment(), capture_output=True, text=True, timeout=CLIENT_SECONDS
-            )
-            for line in done.stdout.splitlines():
-                said = json.loads(line)
-                found[said["operation"]] = (said["passed"], said["detail"])
-            if done.returncode != 0:
-                found["the program"] = (False, f"ended with {done.returncode}: {done.stderr[-2000:]}")
-        except subprocess.TimeoutExpired:
-            found["the program"] = (False, f"did not end within {CLIENT_SECONDS} s")
-        finally:
-            server.stop()
-        failures = [f"{client}: {row}: {detail}" for row, (passed, detail) in found.items() if not passed]
-        if failures:
-            print("\n".join([*failures, "the server's last words:", server.tail()]), file=sys.stderr)
+    found = {row: (False, "not tried") for row in rows}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+        for line in done.stdout.splitlines():
+            line = json.loads(line)
+            found[line["operation"]] = (line["passed"], line["detail"])
+        if done.returncode != 0:
+            found["the program"] = (False, f"ended with {done.returncode}: {done.stderr[-2000:]}")
+    except subprocess.TimeoutExpired:
+        found["the program"] = (False, f"did not end within {CLIENT_SECONDS} s")
     return found
 
 
-def table(results):
-    rows = list(dict.fromkeys([*wanted(), *(row for found in results.values() for row in found)]))
+def complain(client, found, tail):
+    """Says what failed, with the last words of the server that it failed against."""
+    failures = [f"{client}: {row}: {detail}" for row, (passed, detail) in found.items() if not passed]
+    if failures:
+        print("\n".join([*failures, "the server's last words:", tail()]), file=sys.stderr)
+
+
+def drive(client, command, simulated):
+    """One client against a server of its own."""
+    rows = [row for row in wanted() if (row, client) not in LEFT_OUT]
+    with tempfile.TemporaryDirectory(prefix="colibri-conformance-") as directory:
+        server = Server(simulated, Path(directory))
+        try:
+            found = said(client, command, server.environment(), rows)
+            complain(client, found, server.tail)
+        finally:
+            server.stop()
+    return found
+
+
+def conclude(results, rows):
+    """Prints the table and the verdict; with what the program is to end."""
+    rows = list(dict.fromkeys([*rows, *(row for found in results.values() for row in found)]))
     width = max(map(len, rows))
     print(" " * width, *results, sep="  ")
     for row in rows:
@@ -122,6 +134,9 @@ def table(results):
         marks = ["-" if cell is None else "passed" if cell[0] else "FAILED" for cell in cells]
         columns = [mark.ljust(len(client)) for mark, client in zip(marks, results, strict=True)]
         print(row.ljust(width), *columns, sep="  ")
+    verdicts = [passed for found in results.values() for passed, _ in found.values()]
+    print(f"{verdicts.count(True)} passed, {verdicts.count(False)} failed")
+    return 0 if all(verdicts) else 1
 
 
 def main():
@@ -135,10 +150,7 @@ def main():
     with ThreadPoolExecutor(len(commands)) as clients:
         running = {name: clients.submit(drive, name, command, simulated) for name, command in commands.items()}
         results = {name: outcome.result() for name, outcome in running.items()}
-    table(results)
-    verdicts = [passed for found in results.values() for passed, _ in found.values()]
-    print(f"{verdicts.count(True)} passed, {verdicts.count(False)} failed")
-    sys.exit(0 if all(verdicts) else 1)
+    sys.exit(conclude(results, wanted()))
 
 
 if __name__ == "__main__":

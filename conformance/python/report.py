@@ -45,12 +45,12 @@ def equal(what, found, expected):
     assert found == expected, f"{what}: {found!r} instead of {expected!r}"
 
 
-def wait_for(what, condition):
+def wait_for(what, condition, seconds=SECONDS):
     """Polls, the only way to follow the API."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {SECONDS} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.05)

@@ -1,9 +1,11 @@
 //! Every operation, paginator and error of the API through the Rust SDK, with nothing set but
 //! `AWS_ENDPOINT_URL` and the credentials' files. Prints one line of JSON for each thing that was tried.
+//! With the word `real`, the main path on a real machine instead.
 
 mod errors;
 mod images;
 mod microvms;
+mod real;
 mod report;
 mod tags;
 
@@ -32,6 +34,9 @@ fn connector(name: &str) -> String {
 async fn main() {
     let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
     let api = Client::new(&settings);
+    if std::env::args().nth(1).is_some_and(|word| word == "real") {
+        return real::drive(&api).await;
+    }
     check("sts", identity(&settings)).await;
     images::drive(&api).await;
     tags::drive(&api).await;

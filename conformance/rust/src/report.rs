@@ -43,17 +43,29 @@ pub fn holds(what: &str, condition: bool) -> Outcome {
 }
 
 /// Polls, the only way to follow the API; the first value that there is.
-pub async fn wait_for<T, F>(what: &str, mut condition: impl FnMut() -> F) -> Outcome<T>
+pub async fn wait_for<T, F>(what: &str, condition: impl FnMut() -> F) -> Outcome<T>
 where
     F: Future<Output = Outcome<Option<T>>>,
 {
-    let deadline = Instant::now() + PATIENCE;
+    wait_as_long(what, PATIENCE, condition).await
+}
+
+/// The same, with a bound of the caller's.
+pub async fn wait_as_long<T, F>(
+    what: &str,
+    patience: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Outcome<T>
+where
+    F: Future<Output = Outcome<Option<T>>>,
+{
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = condition().await? {
             return Ok(value);
         }
         if Instant::now() > deadline {
-            return Err(format!("not within {PATIENCE:?}: {what}").into());
+            return Err(format!("not within {patience:?}: {what}").into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
