@@ -86,10 +86,11 @@ impl DeltaWriter {
         Ok(())
     }
 
-    /// Writes the index and syncs the file.
+    /// Writes the index. Syncing the file is left to the caller, who may have to say first when the last
+    /// page had been taken.
     ///
     /// # Errors
-    /// When the file cannot be written or synced.
+    /// When the file cannot be written.
     pub fn finish(mut self) -> io::Result<DeltaSummary> {
         self.end_block()?;
         let mut tail = Vec::with_capacity(self.runs.len() * 16 + self.blocks.len() * 8 + 32);
@@ -107,7 +108,6 @@ impl DeltaWriter {
         }
         tail.extend_from_slice(&END_MAGIC);
         self.put(&tail)?;
-        self.file.sync_data()?;
         let blake3 = self.hasher.finalize().to_hex().to_string();
         Ok(DeltaSummary {
             pages: self.pages,

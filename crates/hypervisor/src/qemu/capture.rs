@@ -85,7 +85,7 @@ impl QemuMachine {
     }
 
     /// Writes the suspension of the stopped machine; also the moment when all of its memory had been
-    /// written.
+    /// taken.
     pub(super) async fn capture(&self) -> Result<(SuspensionManifest, Instant), VmmError> {
         let base = self.base()?.to_owned();
         let (_, base_hash) = read_base(&base, self.description())?;
@@ -96,8 +96,9 @@ impl QemuMachine {
             let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
             let pages = memory.pages()?;
             let base = File::open(base.join(MEMORY_BASE))?;
-            let summary = memory.write_delta(&pages, &base, delta)?;
+            let summary = memory.write_delta(&pages, &base, delta.try_clone()?)?;
             let captured = Instant::now();
+            delta.sync_data()?;
             let state = read_devices(&directory.join(DEVICES_NEXT))?;
             let manifest = SuspensionManifest {
                 format_version: FORMAT_VERSION,
