@@ -2,9 +2,11 @@
 `colibri iam` beside the running daemon, refusals in each service's words, temporary keys."""
 
 import json
+import re
 import subprocess
 
 import boto3
+import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -54,11 +56,14 @@ class Account:
         return values
 
     def client(self, key, service):
+        version = "s3v4" if service == "s3" else None
         return boto3.client(
             service,
             region_name=REGION,
             endpoint_url=self.daemon.endpoint,
-            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+            config=Config(
+                retries={"total_max_attempts": 1}, signature_version=version, s3={"addressing_style": "path"}
+            ),
             **key,
         )
 
@@ -265,7 +270,12 @@ def test_a_role_is_assumed_with_boto3_and_the_cli_and_its_key_works_everywhere(a
     s3 = account.client(temporary, "s3")
     s3.create_bucket(Bucket="by-a-session")
     s3.put_object(Bucket="by-a-session", Key="a", Body=b"a")
-    assert s3.get_object(Bucket="by-a-session", Key="a")["Body"].read() == b"a"
+    at = {"Bucket": "by-a-session", "Key": "a"}
+    assert s3.get_object(**at)["Body"].read() == b"a"
+    url = s3.generate_presigned_url("get_object", Params=at)
+    assert httpx.get(url).text == "a"
+    without_token = re.sub("X-Amz-Security-Token=[^&]*&?", "", url)
+    assert without_token != url and httpx.get(without_token).status_code == 403
 
     forged = {**temporary, "aws_session_token": "x" + temporary["aws_session_token"][1:]}
     without = {name: value for name, value in temporary.items() if name != "aws_session_token"}
