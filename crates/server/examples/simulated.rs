@@ -8,12 +8,14 @@
 //!
 //! Prints `ready api=http://ADDRESS data=DIR` and serves until SIGTERM or SIGINT. `DIR` is used as
 //! `colibri serve` uses its own: state is kept there, credentials are made there. Some limits are low,
-//! so that a client can come upon them; `roomy` leaves them as they are by default.
+//! so that a client can come upon them; `roomy` leaves them as they are by default, and GetMicrovm's rate
+//! out of reach.
 #![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
 
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,7 +25,7 @@ use colibri_control::{Clock, Control, EndpointForm, LogSink, MintFailure, Parts,
 use colibri_iam::Principals;
 use colibri_logs::{GroupName, Logs, StreamName};
 use colibri_objects::Objects;
-use colibri_server::{Front, Listener, ObjectCallers};
+use colibri_server::{Front, Listener, ObjectCallers, Rate, Rates};
 use colibri_store::Store;
 use colibri_testkit::World;
 use colibri_wire::id::place::{Account, Place, Region};
@@ -38,6 +40,9 @@ const ACCOUNT: &str = "000000000000";
 const MAX_IMAGES: usize = 6;
 /// Most running MicroVMs, low enough to be reached (`InsufficientCapacityException`).
 const MAX_RUNNING: u32 = 4;
+/// Calls of GetMicrovm a second where there is room: more than there can be, so that a load generator
+/// measures the server and not the bound.
+const BEYOND_REACH: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -67,6 +72,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Arc::clone(&principals),
         REGION.to_owned(),
     );
+    let front = if roomy { unhurried(front)? } else { front };
     let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
     println!(
         "ready api=http://{} data={}",
@@ -81,6 +87,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     control.shutdown().await;
     Ok(())
+}
+
+fn unhurried(front: Front) -> Result<Front, Box<dyn Error>> {
+    let mut rates = Rates::generous();
+    let rate = Rate {
+        per_second: BEYOND_REACH,
+        burst: BEYOND_REACH,
+    };
+    rates.set("GetMicrovm", rate)?;
+    Ok(front.with_rates(&rates))
 }
 
 async fn control(
