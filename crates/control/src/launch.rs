@@ -143,7 +143,6 @@ impl Actor {
         tracing::info!(microvm_id = %self.id, machine = waiting.id, "took a machine out of the pool");
         let (slot, machine) = waiting.into_parts();
         (self.slot, self.machine) = (Some(slot), Some(machine));
-        self.serve_guest().await;
         true
     }
 
@@ -248,7 +247,6 @@ impl Actor {
         let slot = slot.map_err(LaunchFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
         prepared.map_err(LaunchFailure::Directory)?;
-        self.serve_guest().await;
         let base = self.shared.settings.base_directory(
             &self.image_name,
             self.version,
@@ -304,6 +302,10 @@ impl Actor {
     /// Gives the guest its identity, and calls a hook behind it. Both go out at once: the agent carries
     /// requests out in order, so the hook never sees another's identity, and a round trip is saved.
     pub(crate) async fn become_itself(&mut self, origin: Origin, hook: Option<Hook>) -> Step<()> {
+        // Whichever way it came by its slot: before the hook, which may ask already.
+        if self.served_guest.is_none() {
+            self.serve_guest().await;
+        }
         let identity = self.own_identity();
         let clock = self.shared.clock.clone();
         let message = identity_message(&self.id, identity, origin, &clock);

@@ -191,7 +191,11 @@ class Probe(BaseHTTPRequestHandler):
             self.answer(connect(query["host"], int(query["port"])))
         elif url.path == "/metadata":
             ask = metadata if query.get("token", "yes") == "yes" else lambda m, p, b: ask_metadata(m, p, {}, b)
-            self.answer(ask(query["method"], query["path"], query.get("body")))
+            # Kept, for a suspension that it asks for may cut this connection.
+            state["metadata"] = ask(query["method"], query["path"], query.get("body"))
+            self.answer(state["metadata"])
+        elif url.path == "/metadata-said":
+            self.answer(state["metadata"])
         elif url.path == "/hold":
             self.answer(hold(query["host"], int(query["port"])))
         elif url.path == "/compute":
