@@ -3,6 +3,7 @@
 //! It reads settings, puts the crates together and speaks to the terminal; what Colibri does is
 //! theirs.
 
+mod audit;
 mod cold_boot;
 mod doctor;
 mod driver;

@@ -16,7 +16,7 @@ use colibri_ingress::{Certificates, Domain, Ingress, ListenAddress, TokenMint};
 use colibri_logs::Logs;
 use colibri_network::{NetworkSettings, SlotPool};
 use colibri_objects::Objects;
-use colibri_server::{Front, Listener, ObjectCallers};
+use colibri_server::{Front, LifecycleAudit, Listener, ObjectCallers};
 use colibri_store::Store;
 use colibri_wire::id::place::{Account, Place, Region};
 use colibri_wire::page::PageKey;
@@ -123,6 +123,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     if let Some(seconds) = settings.images.build_seconds {
         choices.build_bound = Duration::from_secs(seconds);
     }
+    let trail = settings.audit.open(&data)?;
+    if let Some(trail) = &trail {
+        choices.observer = Arc::new(LifecycleAudit::new(trail.clone(), REGION, ACCOUNT));
+    }
     choices.aws_quirks = settings.aws_quirks;
     settings.quotas.apply(&mut choices);
     let rates = settings.quotas.rates()?;
@@ -158,7 +162,11 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         Arc::clone(&principals),
         REGION.to_owned(),
     );
-    let front = Arc::new(front.with_rates(&rates));
+    let mut front = front.with_rates(&rates);
+    if let Some(trail) = &trail {
+        front = front.with_audit(trail.clone(), ACCOUNT, settings.audit.calls());
+    }
+    let front = Arc::new(front);
 
     announce(&api, &ingress, &data);
     let shutdown = CancellationToken::new();
@@ -178,6 +186,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     control.shutdown().await;
     if let Err(error) = network.close().await {
         warn!(%error, "the network's spare slots were not removed");
+    }
+    if let Some(trail) = trail {
+        trail.flush().await;
     }
     info!("stopped; MicroVMs go on running");
     Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit::Audit;
 use crate::quotas::Quotas;
 
 /// The configuration file (TOML). All sections and keys are optional.
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) hot: Hot,
     /// `[quotas]`
     pub(crate) quotas: Quotas,
+    /// `[audit]`
+    pub(crate) audit: Audit,
     /// Whether oddities of the live service are reproduced.
     pub(crate) aws_quirks: bool,
 }

@@ -7,16 +7,17 @@ use std::sync::atomic::AtomicUsize;
 use colibri_hypervisor::{ExitCause, Machine};
 use colibri_network::Slot;
 use colibri_store::{Microvm, Phase, StoreError, Transition};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::changes::{Cause, cause_of, current_request};
 use crate::control::Shared;
 use crate::documents::{self, LaunchSettings, MachineIdentity};
 use crate::flow::Stopped;
 use crate::idle::Watched;
 use crate::lease::Lease;
 use crate::ready::Running;
-use crate::registry::{Command, Endpoint, Handle, MAILBOX, Status, WrongPhase};
+use crate::registry::{Command, Endpoint, Handle, MAILBOX, Reply, Status};
 use crate::run::ingress_of;
 use crate::session::Session;
 
@@ -31,9 +32,9 @@ pub(crate) struct Intents {
     /// Traffic or a caller wants the machine back.
     pub(crate) wake: bool,
     /// Callers who want a running machine suspended that is not being served yet.
-    pub(crate) suspend: Vec<oneshot::Sender<Result<(), WrongPhase>>>,
+    pub(crate) suspend: Vec<Reply>,
     /// Callers who want a suspended machine back whose kept process is just being given up.
-    pub(crate) resume: Vec<oneshot::Sender<Result<(), WrongPhase>>>,
+    pub(crate) resume: Vec<Reply>,
 }
 
 /// One MicroVM.
@@ -68,6 +69,12 @@ pub(crate) struct Actor {
     pub(crate) orderly: bool,
     /// Why an attempt to make it ready failed: told to who waits, with the phase that follows.
     pub(crate) failure: Option<String>,
+    /// Why it is in its phase.
+    pub(crate) cause: Cause,
+    /// Who asked for the next change.
+    pub(crate) requested: Option<Cause>,
+    /// The phase that was last told of.
+    told: Phase,
     /// Why it ends, once it does.
     pub(crate) end_reason: Option<String>,
     /// The guest of a machine that was taken over runs already.
@@ -166,6 +173,9 @@ impl Actor {
             },
             orderly: false,
             failure: None,
+            cause: cause_of(current_request()),
+            requested: None,
+            told: row.phase,
             end_reason: None,
             guest_runs: false,
             delta_bytes: None,
@@ -196,7 +206,8 @@ impl Actor {
 
     /// Waits for what ends a running MicroVM's run.
     async fn serve(&mut self) {
-        if !self.intents.suspend.is_empty() {
+        if let Some(first) = self.intents.suspend.first() {
+            self.requested.clone_from(&first.cause);
             self.begin_suspend().await;
             for reply in self.intents.suspend.drain(..) {
                 // Whoever asked may have gone.
@@ -206,6 +217,7 @@ impl Actor {
         }
         match self.next().await {
             Next::Command(Command::Suspend(reply)) => {
+                self.requested.clone_from(&reply.cause);
                 self.begin_suspend().await;
                 // Whoever asked may have gone.
                 let _ = reply.send(Ok(()));
@@ -270,6 +282,8 @@ impl Actor {
             .idle_policy
             .is_some_and(|policy| policy.auto_resume_enabled);
         if std::mem::take(&mut self.intents.wake) {
+            let first = self.intents.resume.first();
+            self.requested = first.and_then(|reply| reply.cause.clone());
             self.begin_resume().await;
             for reply in self.intents.resume.drain(..) {
                 // Whoever asked may have gone.
@@ -281,6 +295,7 @@ impl Actor {
             biased;
             Some(command) = self.mailbox.recv() => match command {
                 Command::Resume(reply) => {
+                    self.requested.clone_from(&reply.cause);
                     self.begin_resume().await;
                     // Whoever asked may have gone.
                     let _ = reply.send(Ok(()));
@@ -307,9 +322,11 @@ impl Actor {
 
     /// The MicroVM is to end, for this reason: written (where the state can be), published, no more traffic.
     pub(crate) async fn begin_end(&mut self, reason: String) {
+        let requested = self.requested.take();
         if self.is_ending() {
             return;
         }
+        self.cause = requested.unwrap_or(Cause::Service);
         self.orderly = self.phase == Phase::Running;
         let transition = Transition::to(Phase::Terminating)
             .reason(Some(reason.clone()))
@@ -337,6 +354,18 @@ impl Actor {
         }
     }
 
+    /// Tells the observer of a phase that is new.
+    fn tell(&mut self) {
+        if self.told == self.phase {
+            return;
+        }
+        self.told = self.phase;
+        let reason = self.end_reason.clone();
+        let image = (self.image_name.as_str(), self.version);
+        self.shared
+            .tell_of_microvm(&self.id, image, self.phase, reason, self.cause.clone());
+    }
+
     /// Says where the MicroVM is, and opens or closes it to traffic accordingly.
     pub(crate) fn publish(&mut self) {
         if self.phase == Phase::Running {
@@ -356,6 +385,7 @@ impl Actor {
             }
         });
         tracing::info!(microvm_id = %self.id, phase = phase.as_str(), "entered a phase");
+        self.tell();
     }
 }
 

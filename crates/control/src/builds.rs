@@ -18,6 +18,7 @@ use colibri_wire::shape::common::{Architecture, Logging};
 use colibri_wire::shape::configuration::ImageConfiguration;
 use tokio::time::timeout;
 
+use crate::changes::{Cause, cause_of, current_request};
 use crate::control::{Control, Shared};
 use crate::documents::{self, BuildMachine};
 use crate::failure::{chain, store_failed};
@@ -48,16 +49,18 @@ impl Control {
     }
 
     pub(crate) fn queue_build(&self, build: Build) {
-        self.spawn(carry_out(Arc::clone(&self.shared), build));
+        let cause = cause_of(current_request());
+        self.spawn(carry_out(Arc::clone(&self.shared), build, cause));
     }
 }
 
-async fn carry_out(shared: Arc<Shared>, build: Build) {
+async fn carry_out(shared: Arc<Shared>, build: Build, cause: Cause) {
     // First come, first served; the semaphore is never closed.
     let Ok(turn) = Arc::clone(&shared.build_turns).acquire_owned().await else {
         return;
     };
     tracing::info!(build_id = %build.id, image = %build.image_name, version = build.version, "building");
+    shared.tell_of_build(&build, "IN_PROGRESS", None, cause.clone());
     let directory = shared
         .settings
         .base_directory(&build.image_name, build.version, &build.id);
@@ -76,7 +79,8 @@ async fn carry_out(shared: Arc<Shared>, build: Build) {
         }
     };
     let is_built = matches!(outcome, BuildOutcome::Succeeded { .. });
-    record_end(&shared, &build, outcome).await;
+    record_end(&shared, &build, outcome.clone()).await;
+    shared.tell_of_built(&build, &outcome, cause).await;
     drop(turn);
     if is_built {
         shared.pool.built(&Source {

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
+use crate::changes::{continued, current_request};
 use crate::clock::Clock;
 use crate::failure::{StartFailure, chain};
 use crate::hot::{self, HotTier};
@@ -201,9 +202,10 @@ impl Control {
         W: Future<Output = Result<T, ApiError>> + Send + 'static,
     {
         let (outcome, told) = oneshot::channel();
+        let request = current_request();
         self.spawn(async move {
             // Who waited may have gone.
-            let _ = outcome.send(work.await);
+            let _ = outcome.send(continued(request, work).await);
         });
         told.await
             .unwrap_or_else(|_| Err(ApiError::internal("The service is shutting down")))

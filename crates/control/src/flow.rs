@@ -115,6 +115,7 @@ impl Actor {
         // Whoever asked may have gone; the answer is lost then.
         match command {
             Command::Terminate(reply) => {
+                self.requested.clone_from(&reply.cause);
                 self.begin_end("Success.".into()).await;
                 let _ = reply.send(Ok(()));
             }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::{Actor, lifetime_end};
-use crate::registry::{Command, Handle};
+use crate::registry::{Command, Handle, Reply};
 
 /// A MicroVM, to its guest.
 struct Own {
@@ -46,7 +46,7 @@ impl Subject for Own {
         if self
             .handle
             .mailbox
-            .try_send(Command::Suspend(reply))
+            .try_send(Command::Suspend(Reply::to_guest(reply)))
             .is_err()
         {
             tracing::warn!(

@@ -17,6 +17,7 @@ use colibri_wire::shape::image::{
 use colibri_wire::{ApiError, fault};
 
 use crate::bases;
+use crate::changes::{cause_of, continued, current_request};
 use crate::control::{Control, Shared};
 use crate::documents;
 use crate::failure::store_failed;
@@ -54,7 +55,7 @@ pub(crate) fn state_of(state: ImageState) -> ApiImageState {
     }
 }
 
-fn state_name(state: ImageState) -> String {
+pub(crate) fn state_name(state: ImageState) -> String {
     state.as_str().to_uppercase()
 }
 
@@ -145,6 +146,7 @@ impl Control {
             }
             other => other.map_err(|error| store_failed(&error))?,
         };
+        self.tell_of(&image.name, image.state);
         self.start_builds(&image, &version).await?;
         self.shared.changed(&image, &version, true)
     }
@@ -191,6 +193,7 @@ impl Control {
                 .map_err(|error| store_failed(&error))?
                 .map_err(|state| fault::image_busy(&arn, &state_name(state)))?,
         };
+        self.tell_of(&image.name, image.state);
         self.start_builds(&image, &version).await?;
         self.shared.changed(&image, &version, false)
     }
@@ -299,7 +302,9 @@ impl Control {
             Err(error) => return Err(store_failed(&error)),
         }
         self.shared.pool.recheck();
-        self.spawn(remove(Arc::clone(&self.shared), name));
+        self.tell_of(&name, ImageState::Deleting);
+        let work = remove(Arc::clone(&self.shared), name);
+        self.spawn(continued(current_request(), work));
         Ok(answer(ApiImageState::Deleting))
     }
 
@@ -330,6 +335,12 @@ impl Control {
             // The sender lives as long as this control plane.
             let _ = changes.changed().await;
         }
+    }
+
+    /// The call at hand has put an image into a state.
+    fn tell_of(&self, name: &str, state: ImageState) {
+        let cause = cause_of(current_request());
+        self.shared.tell_of_image(name, &state_name(state), cause);
     }
 
     pub(crate) async fn own_image(&self, arn: &ImageArn) -> Result<Image, ApiError> {
@@ -390,6 +401,7 @@ pub(crate) async fn remove(shared: Arc<Shared>, name: String) {
             .finish_image_removal(name.clone(), shared.clock.now())
     })
     .await;
+    shared.tell_of_image(&name, "DELETED", cause_of(current_request()));
     shared.pool.recheck();
     bases::sweep(&shared).await;
     shared.images_changed.send_modify(|count| *count += 1);

@@ -42,6 +42,7 @@ mod acceptance;
 mod actor;
 mod bases;
 mod builds;
+mod changes;
 mod clock;
 mod control;
 mod documents;
@@ -82,6 +83,7 @@ mod tokens;
 mod versions;
 mod warm_up;
 
+pub use changes::{Cause, Change, Observer, Subject, on_behalf_of};
 pub use clock::Clock;
 pub use control::{Control, Parts};
 pub use facts::ImageFacts;

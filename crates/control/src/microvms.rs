@@ -24,7 +24,7 @@ use crate::control::{Control, Shared};
 use crate::documents::{self, LaunchSettings};
 use crate::failure::store_failed;
 use crate::lists;
-use crate::registry::{Command, Handle, WrongPhase};
+use crate::registry::{Command, Handle, Reply, WrongPhase};
 
 /// Bound of an actor's answer: it answers between steps, and a step is a driver's call.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
@@ -261,13 +261,13 @@ impl Control {
         &self,
         identifier: &str,
         attempted: &str,
-        command: impl FnOnce(oneshot::Sender<Result<(), WrongPhase>>) -> Command,
+        command: impl FnOnce(Reply) -> Command,
     ) -> Result<(), ApiError> {
         let handle = self.handle(identifier)?;
         let id = &handle.endpoint.microvm_id;
         let wrong = |phase| fault::microvm_in_wrong_state(id, attempted, state_name(phase));
         let (reply, answer) = oneshot::channel();
-        match handle.mailbox.try_send(command(reply)) {
+        match handle.mailbox.try_send(command(Reply::to(reply))) {
             Ok(()) => {}
             Err(TrySendError::Closed(_)) => return Err(wrong(Phase::Terminated)),
             Err(TrySendError::Full(_)) => {

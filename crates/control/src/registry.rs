@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use colibri_store::Phase;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::changes::{Cause, current_request};
 use crate::lease::Lease;
 use crate::ready::Running;
 
@@ -25,9 +26,43 @@ pub struct Endpoint {
 
 /// What an actor is asked.
 pub(crate) enum Command {
-    Suspend(oneshot::Sender<Result<(), WrongPhase>>),
-    Resume(oneshot::Sender<Result<(), WrongPhase>>),
-    Terminate(oneshot::Sender<Result<(), WrongPhase>>),
+    Suspend(Reply),
+    Resume(Reply),
+    Terminate(Reply),
+}
+
+/// Where a command's answer goes, and whose it is.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    answer: oneshot::Sender<Result<(), WrongPhase>>,
+    /// Who commands.
+    pub(crate) cause: Option<Cause>,
+}
+
+impl Reply {
+    /// For the call at hand.
+    pub(crate) fn to(answer: oneshot::Sender<Result<(), WrongPhase>>) -> Self {
+        Self {
+            answer,
+            cause: current_request().map(Cause::Request),
+        }
+    }
+
+    /// For the application in the guest.
+    pub(crate) fn to_guest(answer: oneshot::Sender<Result<(), WrongPhase>>) -> Self {
+        Self {
+            answer,
+            cause: Some(Cause::Guest),
+        }
+    }
+
+    /// Answers; gives the answer back when nobody waits for it any more.
+    pub(crate) fn send(
+        self,
+        outcome: Result<(), WrongPhase>,
+    ) -> Result<(), Result<(), WrongPhase>> {
+        self.answer.send(outcome)
+    }
 }
 
 /// A MicroVM cannot do that in this phase.

@@ -6,6 +6,7 @@ use colibri_hypervisor::machine::VmmError;
 use colibri_store::{Phase, Transition};
 
 use crate::actor::Actor;
+use crate::changes::Cause;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::Hook;
@@ -28,6 +29,8 @@ impl Actor {
     /// A suspended MicroVM is to run again: written and published.
     pub(crate) async fn begin_resume(&mut self) {
         self.intents.wake = false;
+        let requested = self.requested.take();
+        self.cause = requested.unwrap_or(Cause::Traffic);
         // Only an end that came in between stops it.
         let _ = self
             .enter(

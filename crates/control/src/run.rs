@@ -148,6 +148,10 @@ impl Control {
         let description = self.shared.describe(&row)?;
         let (actor, handle) = Actor::of(&self.shared, row).map_err(|error| store_failed(&error))?;
         self.shared.registry.insert(handle);
+        let image = (actor.image_name.as_str(), actor.version);
+        let cause = actor.cause.clone();
+        self.shared
+            .tell_of_microvm(&actor.id, image, actor.phase, None, cause);
         self.spawn(actor.run());
         Ok(description)
     }

@@ -1,12 +1,14 @@
 //! What the control plane's owner may choose, with the defaults.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use colibri_wire::check::run::LifetimeBound;
 use colibri_wire::id::place::Place;
 use colibri_wire::page::PageKey;
 
+use crate::changes::{Nobody, Observer};
 use crate::host_memory::{HostMemory, host_memory_mib};
 use crate::idle::IdleSignals;
 
@@ -95,6 +97,8 @@ pub struct Settings {
     pub spares: SpareSettings,
     /// Processes of suspended MicroVMs that are kept.
     pub hot: HotSettings,
+    /// Who is told of every change of state.
+    pub observer: Arc<dyn Observer>,
     /// What tells the host's memory.
     pub host_memory: HostMemory,
 }
@@ -209,6 +213,7 @@ impl Settings {
             pool: PoolSettings::default(),
             spares: SpareSettings::default(),
             hot: HotSettings::default(),
+            observer: Arc::new(Nobody),
             host_memory: HostMemory::system(),
         }
     }

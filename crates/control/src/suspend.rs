@@ -6,6 +6,7 @@ use colibri_hypervisor::machine::VmmError;
 use colibri_store::{Phase, Transition};
 
 use crate::actor::Actor;
+use crate::changes::Cause;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::Hook;
@@ -17,6 +18,8 @@ impl Actor {
     /// A running MicroVM is to be suspended: written and published.
     pub(crate) async fn begin_suspend(&mut self) {
         self.forget_wakes().await;
+        let requested = self.requested.take();
+        self.cause = requested.unwrap_or(Cause::Idle);
         // Only an end that came in between stops it.
         let _ = self
             .enter(

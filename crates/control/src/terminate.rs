@@ -30,7 +30,7 @@ impl Actor {
             .payload_spent()
             .ended_at(now);
         // Written when the end began, unless the disk was full then; a recovered end has only what was written.
-        if let Some(reason) = self.end_reason.take() {
+        if let Some(reason) = self.end_reason.clone() {
             transition = transition.reason(Some(reason));
         }
         self.persist(transition).await;

@@ -15,6 +15,7 @@ use s3s::{S3Request, S3Result, s3_error};
 use crate::callers::{
     Callers, ObjectCall, Peer, action_of, arn_of, bucket_arn, object_arn, permit,
 };
+use crate::seen::Witness;
 use crate::settings::Settings;
 
 /// Refuses what is not allowed, and what cannot be kept.
@@ -50,6 +51,7 @@ impl S3Access for Access {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         };
         self.check_session_token(&credentials, cx.headers(), cx.uri())?;
+        Witness::sees(cx);
         if let Some(action) = action_of(cx.s3_op().name()) {
             let resource = arn_of(cx.s3_path());
             let call = call(&credentials, cx.extensions_mut(), action, resource);

@@ -22,6 +22,7 @@ mod etag;
 mod host;
 mod listing;
 mod receive;
+mod seen;
 mod service;
 mod settings;
 mod store;
@@ -35,6 +36,7 @@ use time::OffsetDateTime;
 pub use admission::is_s3_request;
 pub use callers::{Callers, ObjectCall, Peer};
 pub use copy::CopyError;
+pub use seen::Seen;
 pub use service::{ObjectsService, ResponseBody};
 pub use settings::Settings;
 

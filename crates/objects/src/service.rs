@@ -19,6 +19,7 @@ use crate::api::Api;
 use crate::callers::Callers;
 use crate::declared_body::{DeclaredBody, FoundFault};
 use crate::host::BucketHost;
+use crate::seen::{Failure, Seen, Witness};
 
 /// Body of a response.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -73,7 +74,24 @@ impl ObjectsService {
     /// Answers a request. Whatever is wrong is told in the response, as S3 tells it.
     ///
     /// The request must be the one that was signed: path, query and the `Host` header as they came.
-    pub async fn call<B>(&self, request: Request<B>) -> Response<ResponseBody>
+    /// The response's extensions hold what it was about ([`Seen`]).
+    pub async fn call<B>(&self, mut request: Request<B>) -> Response<ResponseBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
+    {
+        let witness = Witness::default();
+        request.extensions_mut().insert(witness.clone());
+        let mut response = self.answer(request).await;
+        let error = response.extensions_mut().remove::<Failure>();
+        response.extensions_mut().insert(Seen {
+            error: error.map(|failure| (failure.code, failure.message)),
+            ..witness.seen()
+        });
+        response
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
@@ -206,6 +224,13 @@ fn finish(response: HttpResponse) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     let failed = parts.status.is_client_error() || parts.status.is_server_error();
     let body = if failed { with_message(body) } else { body };
+    if let Some(failure) = failed
+        .then(|| body.bytes())
+        .flatten()
+        .and_then(|xml| Failure::of(&xml))
+    {
+        parts.extensions.insert(failure);
+    }
     let id = Uuid::new_v4().simple().to_string().to_uppercase();
     if let Ok(id) = HeaderValue::from_str(&id[..16]) {
         parts.headers.insert(REQUEST_ID, id);

@@ -7,6 +7,8 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 
+use crate::audit::tell;
+
 /// Body of every answer.
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
@@ -42,5 +44,9 @@ pub(crate) fn refusal(status: u16, name: &str, message: &str) -> Response<Answer
         (header::CONTENT_TYPE.as_str(), "application/json".to_owned()),
         ("x-amzn-errortype", name.to_owned()),
     ];
-    answer(status, headers, body)
+    let mut response = answer(status, headers, body);
+    tell(&mut response, |told| {
+        told.error = Some((name.to_owned(), message.to_owned()));
+    });
+    response
 }

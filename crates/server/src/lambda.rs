@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use colibri_control::Control;
-use colibri_wire::{ApiError, Operation, Reply, Request, Route};
+use colibri_audit::record::HIDDEN;
+use colibri_control::{Control, on_behalf_of};
+use colibri_wire::{ApiError, Operation, Reply, Request, Route, recordable};
 use http::Response;
 use http::request::Parts;
 use serde::Serialize;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::audit::tell;
 use crate::authorization::{Caller, lambda as rules};
 use crate::rates::Throttle;
 
@@ -28,6 +30,10 @@ pub(crate) async fn answer_operation(
     let operation = route
         .as_ref()
         .map_or("unknown", |route| route.operation().name());
+    let changes = route
+        .as_ref()
+        .map(Route::operation)
+        .filter(|operation| operation.model().method != "GET");
     let request = match route {
         Some(route) => throttle
             .take(route.operation())
@@ -36,11 +42,15 @@ pub(crate) async fn answer_operation(
     };
     let outcome = match request {
         Ok(request) => match rules::authorize(caller, control, &request).await {
-            Ok(()) => perform(control, request).await,
+            Ok(()) => on_behalf_of(request_id.to_owned(), perform(control, request)).await,
             Err(error) => Err(error),
         },
         Err(error) => Err(error),
     };
+    let failed = outcome
+        .as_ref()
+        .err()
+        .map(|error| (error.wire_name().to_owned(), error.to_string()));
     let reply = outcome.unwrap_or_else(|failure| {
         if failure.status() >= 500 {
             error!(request_id, operation, %failure, "an operation failed");
@@ -55,7 +65,15 @@ pub(crate) async fn answer_operation(
         millis,
         "answered"
     );
-    answer(reply.status, reply.headers, reply.body)
+    let elements = changes
+        .filter(|_| failed.is_none())
+        .and_then(|operation| recordable::elements(operation, &reply.body, HIDDEN));
+    let mut response = answer(reply.status, reply.headers, reply.body);
+    tell(&mut response, |told| {
+        told.error = failed;
+        told.elements = elements;
+    });
+    response
 }
 
 /// Each operation by its method of the same name.

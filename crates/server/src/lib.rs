@@ -6,17 +6,21 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod audit;
 mod authorization;
 mod front;
 mod idle;
 mod lambda;
+mod lifecycle;
 mod listen;
 mod logs;
 mod rates;
 mod service;
 mod sts;
 
+pub use audit::AuditSettings;
 pub use authorization::ObjectCallers;
 pub use front::Front;
+pub use lifecycle::LifecycleAudit;
 pub use listen::{ListenFailure, Listener};
 pub use rates::{Rate, Rates, UnknownOperation};

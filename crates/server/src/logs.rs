@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::audit::tell;
 use crate::authorization::{Caller, logs as rules};
 use fault::LogsFault;
 use live_tail::LiveTails;
@@ -148,7 +149,11 @@ fn failure(status: u16, name: &str, message: &str) -> Response<AnswerBody> {
         ("content-type", JSON.to_owned()),
         ("x-amzn-errortype", name.to_owned()),
     ];
-    answer(status, headers, body.to_string().into_bytes())
+    let mut response = answer(status, headers, body.to_string().into_bytes());
+    tell(&mut response, |told| {
+        told.error = Some((name.to_owned(), message.to_owned()));
+    });
+    response
 }
 
 fn target(parts: &Parts) -> Option<Operation> {

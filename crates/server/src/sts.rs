@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use tracing::{error, info};
 
 use crate::answer::{AnswerBody, answer};
+use crate::audit::tell;
 use crate::authorization::{Caller, Denied};
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
@@ -272,14 +273,18 @@ pub(crate) fn failure(
     message: &str,
     request_id: &str,
 ) -> Response<AnswerBody> {
-    let message = escaped(message);
-    xml(
+    let escaped = escaped(message);
+    let mut response = xml(
         status,
         format!(
             "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>{code}</Code>\
-             <Message>{message}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
+             <Message>{escaped}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
         ),
-    )
+    );
+    tell(&mut response, |told| {
+        told.error = Some((code.to_owned(), message.to_owned()));
+    });
+    response
 }
 
 fn xml(status: u16, body: String) -> Response<AnswerBody> {

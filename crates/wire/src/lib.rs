@@ -16,6 +16,7 @@ pub mod id;
 pub mod idempotency;
 pub mod model;
 pub mod page;
+pub mod recordable;
 pub mod reply;
 pub mod request;
 pub mod route;

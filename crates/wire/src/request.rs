@@ -91,7 +91,7 @@ impl Request {
     }
 }
 
-fn gather(
+pub(crate) fn gather(
     members: &[Member],
     route: Route,
     query: &str,
