@@ -183,10 +183,16 @@ def measure(data, microvm, base, directory, port):
         qmp.execute("migrate-incoming", uri="fd:saved")
         qmp.wait("query-status", ["paused", "prelaunch", "running"])
         qmp.execute("cont")
+        loaded_ms = (time.monotonic() - begun) * 1000
         ask(namespace, port)
         restored_ms = (time.monotonic() - begun) * 1000
     finally:
         process.kill()
         process.wait()
         os.close(tap)
-    return {"save_ms": round(saved_ms, 1), "restore_ms": round(restored_ms, 1), "bytes": saved.stat().st_size}
+    return {
+        "save_ms": round(saved_ms, 1),
+        "loaded_ms": round(loaded_ms, 1),
+        "restore_ms": round(restored_ms, 1),
+        "bytes": saved.stat().st_size,
+    }
