@@ -21,15 +21,18 @@ def published_model(service, directory):
     return model
 
 
-def test_the_tables_say_what_the_published_model_says(tmp_path):
-    model = published_model("lambda-microvms", tmp_path)
+def test_the_tables_say_what_the_published_models_say(tmp_path):
+    models = {
+        "COLIBRI_LAMBDA_MICROVMS_MODEL": published_model("lambda-microvms", tmp_path),
+        "COLIBRI_LAMBDA_CORE_MODEL": published_model("lambda-core", tmp_path),
+    }
     run = subprocess.run(
         ["cargo", "test", "--release", "--package", "colibri-wire", "--test", "model_drift", "--", "--ignored"],
         cwd=REPOSITORY,
-        env={**os.environ, "COLIBRI_LAMBDA_MICROVMS_MODEL": str(model)},
+        env={**os.environ, **{name: str(path) for name, path in models.items()}},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
-    assert "1 passed" in run.stdout
+    assert "2 passed" in run.stdout

@@ -13,6 +13,7 @@ mod lives;
 mod quotas;
 mod serve;
 mod settings;
+mod vpc;
 
 use std::error::Error;
 use std::io::IsTerminal;

@@ -130,6 +130,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     choices.aws_quirks = settings.aws_quirks;
     settings.quotas.apply(&mut choices);
     let rates = settings.quotas.rates()?;
+    connect_vpc(&settings, &mut choices)?;
     keep_for_speed(&settings, &mut choices);
     lives::choose(&settings.microvms, &mut choices)?;
     let control = Control::start(Parts {
@@ -353,7 +354,23 @@ fn network_settings(settings: &Settings, data: &Path) -> Result<NetworkSettings,
             .refused_ranges
             .push(parsed("network.refused_ranges", range)?);
     }
+    network.declared_ranges = settings.vpc.declared()?.declared_ranges();
     Ok(network)
+}
+
+/// What network connectors may name, and how many there may be.
+fn connect_vpc(
+    settings: &Settings,
+    choices: &mut colibri_control::Settings,
+) -> Result<(), SettingsError> {
+    choices.vpc = settings.vpc.declared()?;
+    choices.max_connectors = settings
+        .vpc
+        .max_connectors
+        .unwrap_or(choices.max_connectors);
+    let versions = settings.vpc.max_connector_versions;
+    choices.max_connector_versions = versions.unwrap_or(choices.max_connector_versions);
+    Ok(())
 }
 
 /// What the file says of machines that are kept for speed; the rest stays as it is by default.

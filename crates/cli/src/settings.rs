@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::audit::Audit;
 use crate::quotas::Quotas;
+use crate::vpc::VpcSection;
 
 /// The configuration file (TOML). All sections and keys are optional.
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) audit: Audit,
     /// Whether oddities of the live service are reproduced.
     pub(crate) aws_quirks: bool,
+    /// `[vpc]`
+    pub(crate) vpc: VpcSection,
 }
 
 /// `[api]`

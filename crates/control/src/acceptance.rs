@@ -5,6 +5,7 @@ use colibri_store::{NewBuild, NewVersion};
 use colibri_wire::ApiError;
 use colibri_wire::api_error::{QuotaName, ResourceName};
 use colibri_wire::check::configuration::BuildPlan;
+use colibri_wire::id::connector::ConnectorArn;
 use colibri_wire::id::image::ImageArn;
 use colibri_wire::shape::common::Architecture;
 use colibri_wire::shape::configuration::ImageConfiguration;
@@ -14,7 +15,6 @@ use crate::control::Control;
 use crate::documents;
 use crate::failure::store_failed;
 use crate::idle;
-use crate::run::reach_of;
 use crate::settings::Arm64Requests;
 use crate::warm_up;
 
@@ -22,6 +22,8 @@ use crate::warm_up;
 pub(crate) struct Accepted {
     /// As it is stored and echoed.
     pub(crate) configuration: ImageConfiguration,
+    /// The connector of its builds and, unless they choose others, of its MicroVMs.
+    pub(crate) egress: ConnectorArn,
 }
 
 impl Control {
@@ -29,13 +31,13 @@ impl Control {
     pub(crate) fn accept(&self, given: &ImageConfiguration) -> Result<Accepted, ApiError> {
         let plan = BuildPlan::of(given, &self.shared.settings.place)?;
         let base_version = self.base_version(&plan)?;
-        reach_of(std::slice::from_ref(&plan.egress))?;
         warm_up::check(given)?;
         idle::check(given)?;
         self.check_architectures(&plan.architectures)?;
         let host = self.shared.host.architecture;
         Ok(Accepted {
             configuration: plan.echoed(given, base_version, host),
+            egress: plan.egress,
         })
     }
 

@@ -25,7 +25,7 @@ use crate::failure::{chain, store_failed};
 use crate::launch::remove_directory;
 use crate::pool::Source;
 use crate::recording::until_recorded;
-use crate::run::{configuration_as_given, day, default_group, reach_of};
+use crate::run::{configuration_as_given, day, default_group};
 
 /// Builds of a version: one for the host's class.
 const BUILDS: usize = 50;
@@ -172,8 +172,7 @@ async fn request(
     let configuration = configuration_as_given(configuration);
     let place = &shared.settings.place;
     let plan = BuildPlan::of(&configuration, place).map_err(|error| corrupt(error.to_string()))?;
-    let egress =
-        reach_of(std::slice::from_ref(&plan.egress)).map_err(|error| corrupt(error.to_string()))?;
+    let egress = shared.egress_of(&[plan.egress.to_string()]).await?;
     let (log_group, log_stream) = log_of(shared, build, configuration.logging.as_ref());
     let environment = configuration.environment_variables.unwrap_or_default();
     Ok(BuildRequest {

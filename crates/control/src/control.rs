@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) metadata: Arc<Metadata>,
     /// Changes whenever a build or a removal ends.
     pub(crate) images_changed: watch::Sender<u64>,
+    /// Changes whenever a network connector is settled or removed.
+    pub(crate) connectors_changed: watch::Sender<u64>,
 }
 
 /// What builds are made for: the class of this host's (virtual) processors. A base runs on no other.
@@ -143,6 +145,7 @@ impl Control {
             hot,
             metadata: Arc::new(Metadata::new()),
             images_changed: watch::channel(0).0,
+            connectors_changed: watch::channel(0).0,
         });
         let control = Arc::new(Self {
             shared,

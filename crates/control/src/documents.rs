@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use colibri_hypervisor::MachineRecord;
-use colibri_network::Egress;
 use colibri_store::StoreError;
 use colibri_wire::check::configuration::HookPlan;
 use colibri_wire::shape::configuration::Hooks;
@@ -22,8 +21,6 @@ pub(crate) struct LaunchSettings {
     pub(crate) maximum_duration_seconds: u32,
     pub(crate) ingress: Vec<String>,
     pub(crate) egress: Vec<String>,
-    /// What the network lets out, as those connectors say.
-    pub(crate) reach: Egress,
     pub(crate) execution_role: Option<String>,
     /// Where the application's output goes; nowhere when absent.
     pub(crate) log: Option<LogTarget>,

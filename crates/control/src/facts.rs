@@ -25,6 +25,17 @@ pub struct ImageFacts {
     pub tags: Tags,
 }
 
+/// A network connector, as far as permissions are about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectorFacts {
+    /// Its ARN, with its id.
+    pub arn: String,
+    /// The ARN of the version that is meant, where one is.
+    pub version_arn: Option<String>,
+    /// Its tags.
+    pub tags: Tags,
+}
+
 impl Control {
     /// Region and account of everything.
     #[must_use]
@@ -71,6 +82,28 @@ impl Control {
             arn,
             version: Some(ImageVersion::of_major(row.version).to_string()),
             tags: image.map(|image| image.tags).unwrap_or_default(),
+        }))
+    }
+
+    /// A network connector of this account, by id, name or ARN; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn connector_facts(
+        &self,
+        identifier: &str,
+    ) -> Result<Option<ConnectorFacts>, ApiError> {
+        let Ok(target) = self.connector_target(identifier) else {
+            return Ok(None);
+        };
+        let connector = self.shared.store.connector(target.key).await;
+        let connector = connector.map_err(|error| store_failed(&error))?;
+        Ok(connector.map(|connector| ConnectorFacts {
+            arn: self.shared.connector_arn(&connector.id, None),
+            version_arn: target
+                .version
+                .map(|version| self.shared.connector_arn(&connector.id, Some(version))),
+            tags: tags::read(&connector.tags),
         }))
     }
 

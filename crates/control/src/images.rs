@@ -121,6 +121,8 @@ impl Control {
         if let Some(replay) = self.replayed(token.as_ref()).await? {
             return self.replay_change(&replay, true).await;
         }
+        let egress = std::slice::from_ref(&accepted.egress);
+        self.shared.check_egress(egress).await?;
         self.check_image_count().await?;
         self.check_build_count().await?;
         let version = self.new_version(&accepted);
@@ -179,6 +181,8 @@ impl Control {
             return self.replay_change(&replay, false).await;
         }
         let image = self.own_image(&arn).await?;
+        let egress = std::slice::from_ref(&accepted.egress);
+        self.shared.check_egress(egress).await?;
         self.check_version_count(&arn, image.id).await?;
         self.check_build_count().await?;
         let version = self.new_version(&accepted);

@@ -12,14 +12,15 @@ use base64::engine::general_purpose::STANDARD;
 use colibri_guest_protocol::message::Identity;
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::{Isolation, LaunchSpec, Machine, NetworkAttachment};
-use colibri_network::{NetworkError, Slot};
-use colibri_store::{Phase, Transition};
+use colibri_network::{Egress, NetworkError, Slot};
+use colibri_store::{Phase, StoreError, Transition};
 use rand::RngCore as _;
 use uuid::Uuid;
 
 use crate::actor::{Actor, exit_reason};
 use crate::clock::Clock;
 use crate::documents::{self, MachineIdentity};
+use crate::egress;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::{Hook, run_body, slept_header};
@@ -41,6 +42,8 @@ pub(crate) enum Origin {
 /// Why a machine could not be started; the host's fault in every case.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchFailure {
+    #[error("could not learn what its network connectors allow")]
+    Egress(#[source] StoreError),
     #[error("could not have a network slot")]
     Slot(#[source] NetworkError),
     #[error("could not prepare the MicroVM's directory")]
@@ -56,7 +59,7 @@ impl LaunchFailure {
             Self::Slot(NetworkError::Exhausted { .. }) => {
                 "No capacity: every network slot is in use."
             }
-            Self::Slot(_) => "The MicroVM's network could not be set up.",
+            Self::Slot(_) | Self::Egress(_) => "The MicroVM's network could not be set up.",
             Self::Directory(_) | Self::Machine(VmmError::StorageFull { .. }) => {
                 "The MicroVM could not be started: no storage."
             }
@@ -119,15 +122,26 @@ impl Actor {
     /// Makes a machine of the pool this MicroVM's, where one waits.
     async fn move_in(&mut self) -> bool {
         let source = self.source();
-        let (pool, reach) = (Arc::clone(&self.shared.pool), self.settings.reach);
-        let claimed = async move { pool.claim(&source, reach).await };
+        let pool = Arc::clone(&self.shared.pool);
+        let reach = match self.own_egress().await {
+            Ok(reach) => reach,
+            Err(failure) => {
+                tracing::warn!(microvm_id = %self.id, error = %chain(&failure), "could not look into the pool");
+                return false;
+            }
+        };
+        let wanted = reach.clone();
+        let claimed = async move { pool.claim(&source, &wanted).await };
         let Some(waiting) = self.attend(claimed).await else {
             return false;
         };
+        let slot = waiting.slot();
         let directory = self.shared.settings.microvm_directory(&self.id);
         let machine = Arc::clone(&waiting.machine);
         let moved = self
             .attend(async move {
+                // What the machine's network was granted was its image's, of the time when it was made.
+                egress::grant(slot.as_ref(), &reach).await?;
                 remove_directory(&directory)
                     .await
                     .map_err(LaunchFailure::Directory)?;
@@ -187,7 +201,8 @@ impl Actor {
     /// Has a stopped machine, from the base or from the suspension: in a spare that waits, or in a process of
     /// its own.
     pub(crate) async fn start_machine(&mut self, resume: bool) -> Result<(), LaunchFailure> {
-        match self.take_up_in_spare(resume).await {
+        let reach = self.own_egress().await?;
+        match self.take_up_in_spare(resume, &reach).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(failure) if failure.is_final() => return Err(failure),
@@ -195,22 +210,25 @@ impl Actor {
                 tracing::warn!(microvm_id = %self.id, error = %chain(&failure), "a spare is of no use; starting a process");
             }
         }
-        self.start_process(resume).await
+        self.start_process(resume, reach).await
     }
 
     /// False where no spare waits.
-    async fn take_up_in_spare(&mut self, resume: bool) -> Result<bool, LaunchFailure> {
-        let claimed = self
-            .shared
-            .pool
-            .claim_spare(&self.source(), self.settings.reach);
+    async fn take_up_in_spare(
+        &mut self,
+        resume: bool,
+        reach: &Egress,
+    ) -> Result<bool, LaunchFailure> {
+        let claimed = self.shared.pool.claim_spare(&self.source(), reach);
         let Some(spare) = claimed else {
             return Ok(false);
         };
         let directory = self.shared.settings.microvm_directory(&self.id);
         let machine = Arc::clone(&spare.machine);
+        let (slot, reach) = (spare.slot(), reach.clone());
         let taken_up = self
             .attend(async move {
+                egress::grant(slot.as_ref(), &reach).await?;
                 if !resume {
                     let removed = remove_directory(&directory).await;
                     removed.map_err(LaunchFailure::Directory)?;
@@ -229,10 +247,9 @@ impl Actor {
     }
 
     /// Takes a slot and starts a process on it.
-    async fn start_process(&mut self, resume: bool) -> Result<(), LaunchFailure> {
+    async fn start_process(&mut self, resume: bool, reach: Egress) -> Result<(), LaunchFailure> {
         let directory = self.shared.settings.microvm_directory(&self.id);
         let shared = Arc::clone(&self.shared);
-        let reach = self.settings.reach;
         let fresh = directory.clone();
         let prepared = async move {
             if resume {

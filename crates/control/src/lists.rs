@@ -13,7 +13,16 @@ pub(crate) fn start(
     scope: &ListScope<'_>,
     paging: &Paging,
 ) -> Result<Option<Position>, ApiError> {
-    let Some(token) = &paging.next_token else {
+    start_after(key, scope, paging.next_token.as_deref())
+}
+
+/// As [`start`], with the token itself.
+pub(crate) fn start_after(
+    key: &PageKey,
+    scope: &ListScope<'_>,
+    token: Option<&str>,
+) -> Result<Option<Position>, ApiError> {
+    let Some(token) = token else {
         return Ok(None);
     };
     let cursor = key.cursor(scope, token)?;

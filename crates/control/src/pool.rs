@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// A launch of this version: a machine that waits for it, or will in a moment. Nobody else gets it.
-    pub(crate) async fn claim(&self, source: &Source, reach: Egress) -> Option<PoolMachine> {
+    pub(crate) async fn claim(&self, source: &Source, reach: &Egress) -> Option<PoolMachine> {
         if !self.is_open() {
             return None;
         }
@@ -161,7 +161,7 @@ impl Pool {
     }
 
     /// A spare that can become a machine of this version, where one waits.
-    pub(crate) fn claim_spare(&self, source: &Source, reach: Egress) -> Option<PoolMachine> {
+    pub(crate) fn claim_spare(&self, source: &Source, reach: &Egress) -> Option<PoolMachine> {
         self.take(Kind::Spare, source, reach)
     }
 
@@ -204,10 +204,10 @@ impl Pool {
         Some((making.ended.clone(), left))
     }
 
-    fn take(&self, kind: Kind, source: &Source, reach: Egress) -> Option<PoolMachine> {
+    fn take(&self, kind: Kind, source: &Source, reach: &Egress) -> Option<PoolMachine> {
         let mut state = self.state();
         let all = state.stocks.get_mut(&source.build_id)?.of(kind);
-        let index = all.iter().position(|machine| machine.reach == reach)?;
+        let index = all.iter().position(|machine| machine.fits(reach))?;
         all.remove(index)
     }
 

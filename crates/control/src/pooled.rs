@@ -77,8 +77,8 @@ struct Parts {
 pub(crate) struct PoolMachine {
     /// `pool-<uuid>`: the name that its process keeps for life.
     pub(crate) id: String,
-    /// What its network lets out.
-    pub(crate) reach: Egress,
+    /// What its network let out when it was made.
+    reach: Egress,
     slot: Arc<dyn Slot>,
     pub(crate) machine: Arc<dyn Machine>,
     directory: PathBuf,
@@ -87,6 +87,17 @@ pub(crate) struct PoolMachine {
 }
 
 impl PoolMachine {
+    /// Its network.
+    pub(crate) fn slot(&self) -> Arc<dyn Slot> {
+        Arc::clone(&self.slot)
+    }
+
+    /// Whether its network can let out this: what is granted is changed when it becomes somebody's, the kind
+    /// of its egress never.
+    pub(crate) fn fits(&self, reach: &Egress) -> bool {
+        std::mem::discriminant(&self.reach) == std::mem::discriminant(reach)
+    }
+
     /// It becomes somebody's: who relocates it and lets it go.
     pub(crate) fn into_parts(self) -> (Arc<dyn Slot>, Arc<dyn Machine>) {
         (self.slot, self.machine)
@@ -130,7 +141,10 @@ pub(crate) async fn make(
         Kind::Spare => parts.prepare(shared, recipe).await,
     };
     match made {
-        Ok((slot, machine)) => Ok(watched(shared, parts, recipe.reach, slot, machine)),
+        Ok((slot, machine)) => {
+            let reach = recipe.reach.clone();
+            Ok(watched(shared, parts, reach, slot, machine))
+        }
         Err(failure) => {
             parts.discard().await;
             Err(failure)
@@ -229,7 +243,7 @@ impl Parts {
         tokio::fs::create_dir_all(&self.directory)
             .await
             .map_err(MakeFailure::Directory)?;
-        let slot = shared.network.acquire(recipe.reach).await;
+        let slot = shared.network.acquire(recipe.reach.clone()).await;
         let slot = slot.map_err(MakeFailure::Slot)?;
         self.slot = Some(Arc::clone(&slot));
         let attached = slot.attach().await.map_err(MakeFailure::Slot)?;

@@ -20,7 +20,7 @@ use crate::control::{Control, Shared};
 use crate::failure::{StartFailure, chain};
 use crate::flow::{Step, Stopped};
 use crate::launch::{Origin, remove_directory};
-use crate::{bases, images, versions};
+use crate::{bases, images, provision, versions};
 
 /// Rows that are read at a time where a list is walked.
 const PAGE: usize = 1000;
@@ -42,6 +42,7 @@ pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> 
     report(&microvms.corrupt);
     remove_leftovers(shared, &microvms).await?;
     shared.builder.sweep().await;
+    provision::recover(shared).await?;
     for row in microvms.rows {
         revive(control, row);
     }
@@ -244,6 +245,10 @@ impl Actor {
         })?;
         self.recorded.slot = None;
         self.slot = Some(slot);
+        // Connectors, or what the operator lets them reach, may not be what they were.
+        self.grant_anew().await.map_err(|failure| {
+            Stopped::Failed(self.host_failed("set its network up again", &failure))
+        })?;
         self.serve_guest().await;
         Ok(())
     }

@@ -57,9 +57,13 @@ impl Actor {
             self.holds_suspension = true;
         }
         let _under_way = self.shared.pool.under_way();
-        if !self.has_stopped_machine().await
-            && let Err(failure) = self.start_machine(true).await
-        {
+        let started = if self.has_stopped_machine().await {
+            // Its network is the old one.
+            self.grant_anew().await
+        } else {
+            self.start_machine(true).await
+        };
+        if let Err(failure) = started {
             return Err(self.resume_failed(&failure));
         }
         self.unless_ending()?;

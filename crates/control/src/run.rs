@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use colibri_network::Egress;
 use colibri_store::{
     Admission, Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord,
     VersionState, VersionStatus,
@@ -89,7 +88,14 @@ impl Control {
         if let Some(replay) = self.replayed(token.as_ref()).await? {
             return self.replay_run(&replay).await;
         }
+        if let Some(chosen) = &plan.egress {
+            self.shared.check_egress(chosen).await?;
+        }
         let source = self.source_of(&plan).await?;
+        if plan.egress.is_none() {
+            let own = std::slice::from_ref(&source.egress);
+            self.shared.check_egress(own).await?;
+        }
         if plan.run_hook_payload.is_some() && source.hooks.run_ms.is_none() {
             return Err(fault::run_hook_needed());
         }
@@ -262,7 +268,6 @@ impl Control {
         let now = self.shared.clock.now();
         let id = MicrovmId::from_random(Uuid::new_v4().into_bytes()).to_string();
         let egress = plan.egress.unwrap_or_else(|| vec![source.egress.clone()]);
-        let reach = reach_of(&egress)?;
         let log = log_target(
             plan.logging.as_ref(),
             &source.image_name,
@@ -275,7 +280,6 @@ impl Control {
             maximum_duration_seconds: plan.maximum_duration_seconds,
             ingress: plan.ingress.iter().map(ToString::to_string).collect(),
             egress: egress.iter().map(ToString::to_string).collect(),
-            reach,
             execution_role: plan.execution_role.map(|role| role.to_string()),
             log,
             hooks: source.hooks,
@@ -345,7 +349,7 @@ impl Control {
     }
 }
 
-fn same_request(record: &TokenRecord, hash: &str) -> Result<(), ApiError> {
+pub(crate) fn same_request(record: &TokenRecord, hash: &str) -> Result<(), ApiError> {
     if record.request_hash == hash {
         return Ok(());
     }
@@ -365,22 +369,6 @@ pub(crate) fn configuration_as_given(configuration: ImageConfiguration) -> Image
         base_image_version: None,
         ..configuration
     }
-}
-
-/// What the network lets out for these connectors.
-pub(crate) fn reach_of(connectors: &[ConnectorArn]) -> Result<Egress, ApiError> {
-    for connector in connectors {
-        if connector.as_managed() != Some(ManagedConnector::InternetEgress) {
-            return Err(ApiError::validation(format!(
-                "Network connector {connector} does not exist"
-            )));
-        }
-    }
-    Ok(if connectors.is_empty() {
-        Egress::Sealed
-    } else {
-        Egress::Internet
-    })
 }
 
 /// Group and stream of an application's output (specification, section 17).

@@ -11,6 +11,7 @@ use colibri_wire::page::PageKey;
 use crate::changes::{Nobody, Observer};
 use crate::host_memory::{HostMemory, host_memory_mib};
 use crate::idle::IdleSignals;
+use crate::vpc::Vpc;
 
 /// What is given out as a MicroVM's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,12 @@ pub struct Settings {
     pub max_images: usize,
     /// Most versions of an image.
     pub max_versions: usize,
+    /// Most network connectors.
+    pub max_connectors: usize,
+    /// Most versions of a network connector.
+    pub max_connector_versions: usize,
+    /// Subnets and security groups that connectors may name.
+    pub vpc: Vpc,
     /// Builds at a time.
     pub concurrent_builds: usize,
     /// Most builds that run or wait.
@@ -198,6 +205,9 @@ impl Settings {
             max_kept_memory_mib: 4 * 1024 * 1024,
             max_images: 1000,
             max_versions: 500,
+            max_connectors: 1000,
+            max_connector_versions: 100,
+            vpc: Vpc::default(),
             concurrent_builds: 2,
             max_builds: 32,
             build_bound: Duration::from_secs(2 * 3600),

@@ -15,7 +15,7 @@ impl Shared {
     pub(crate) async fn acquire_slot(&self, reach: Egress) -> Result<Arc<dyn Slot>, NetworkError> {
         // Every turn takes one of them away, and there are never more than slots.
         for _ in 0..=self.network.usage().capacity {
-            match self.network.acquire(reach).await {
+            match self.network.acquire(reach.clone()).await {
                 Err(NetworkError::Exhausted { .. }) => {}
                 other => return other,
             }

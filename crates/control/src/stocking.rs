@@ -16,7 +16,7 @@ use crate::documents;
 use crate::failure::chain;
 use crate::pool::{Kind, Source};
 use crate::pooled::{self, MakeFailure, Recipe};
-use crate::run::{configuration_as_given, reach_of};
+use crate::run::configuration_as_given;
 
 /// How often the host's memory, idle versions and free slots are looked at while anything waits.
 const LOOK: Duration = Duration::from_secs(1);
@@ -160,12 +160,12 @@ async fn recipe(shared: &Shared, source: &Source) -> Result<Option<Recipe>, Stor
         &configuration_as_given(configuration),
         &shared.settings.place,
     );
-    let reach = plan.and_then(|plan| reach_of(std::slice::from_ref(&plan.egress)));
-    let reach = reach.map_err(|error| StoreError::CorruptRow {
+    let plan = plan.map_err(|error| StoreError::CorruptRow {
         table: "image_versions",
         key,
         reason: error.to_string(),
     })?;
+    let reach = shared.egress_of(&[plan.egress.to_string()]).await?;
     let base: PathBuf =
         shared
             .settings

@@ -1,8 +1,10 @@
-//! Tags of images. These operations have the error names of Lambda's shared tagging front end.
+//! Tags of images and network connectors. These operations have the error names of Lambda's shared tagging front end.
 
 use std::collections::BTreeMap;
 
 use colibri_store::StoreError;
+use colibri_wire::check::connector::connector_not_found;
+use colibri_wire::id::connector::{ConnectorArn, is_connector_id};
 use colibri_wire::id::image::ImageArn;
 use colibri_wire::shape::tag::{
     ListTagsRequest, ListTagsResponse, TagResourceRequest, UntagResourceRequest,
@@ -15,7 +17,14 @@ use crate::documents;
 use crate::failure::chain;
 
 /// Most tags of a resource (AWS's general bound).
-const MAX_TAGS: usize = 50;
+pub(crate) const MAX_TAGS: usize = 50;
+
+/// What has tags.
+enum Tagged {
+    Image(ImageArn),
+    /// By id.
+    Connector(String),
+}
 
 impl Control {
     /// `ListTags`
@@ -23,17 +32,20 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn list_tags(&self, request: ListTagsRequest) -> Result<ListTagsResponse, ApiError> {
-        let arn = self.tagged(&request.resource)?;
-        let image = self
-            .shared
-            .store
-            .image(arn.name().to_string())
-            .await
-            .map_err(|error| failed(&error))?;
-        let image = image.ok_or_else(|| fault::image_not_found(&arn))?;
-        Ok(ListTagsResponse {
-            tags: read(&image.tags),
-        })
+        let failed = |error| failed(&error);
+        let store = &self.shared.store;
+        let tags = match self.tagged(&request.resource)? {
+            Tagged::Image(arn) => {
+                let image = store.image(arn.name().to_string()).await.map_err(failed)?;
+                image.ok_or_else(|| fault::image_not_found(&arn))?.tags
+            }
+            Tagged::Connector(key) => {
+                let connector = store.connector(key).await.map_err(failed)?;
+                let missing = || connector_not_found(&request.resource);
+                connector.ok_or_else(missing)?.tags
+            }
+        };
+        Ok(ListTagsResponse { tags: read(&tags) })
     }
 
     /// `TagResource`: other tags stay.
@@ -41,7 +53,7 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn tag_resource(&self, request: TagResourceRequest) -> Result<(), ApiError> {
-        let arn = self.tagged(&request.resource)?;
+        let resource = request.resource.clone();
         let now = self
             .list_tags(ListTagsRequest {
                 resource: request.resource,
@@ -58,7 +70,7 @@ impl Control {
                 message: format!("A resource has at most {MAX_TAGS} tags; this would make {all}"),
             });
         }
-        self.change(&arn, move |tags| tags.extend(request.tags))
+        self.change(&resource, move |tags| tags.extend(request.tags))
             .await
     }
 
@@ -67,39 +79,63 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn untag_resource(&self, request: UntagResourceRequest) -> Result<(), ApiError> {
-        let arn = self.tagged(&request.resource)?;
-        self.change(&arn, move |tags| {
+        self.change(&request.resource, move |tags| {
             tags.retain(|key, _| !request.tag_keys.contains(key));
         })
         .await
     }
 
-    async fn change<F>(&self, arn: &ImageArn, change: F) -> Result<(), ApiError>
+    async fn change<F>(&self, resource: &str, change: F) -> Result<(), ApiError>
     where
         F: FnOnce(&mut BTreeMap<String, String>) + Send + 'static,
     {
-        let changed = self
-            .shared
-            .store
-            .change_tags(arn.name().to_string(), move |tags| {
-                let mut tags = read(&tags);
-                change(&mut tags);
-                documents::write(&tags)
-            });
-        changed.await.map_err(|error| match error {
-            StoreError::Missing { .. } => fault::image_not_found(arn),
+        let change = move |tags: Value| {
+            let mut tags = read(&tags);
+            change(&mut tags);
+            documents::write(&tags)
+        };
+        let store = &self.shared.store;
+        let (changed, missing) = match self.tagged(resource)? {
+            Tagged::Image(arn) => {
+                let changed = store.change_tags(arn.name().to_string(), change).await;
+                (changed, fault::image_not_found(&arn))
+            }
+            Tagged::Connector(key) => {
+                let changed = store.change_connector_tags(key, change).await;
+                (changed, connector_not_found(resource))
+            }
+        };
+        changed.map_err(|error| match error {
+            StoreError::Missing { .. } => missing,
             other => failed(&other),
         })
     }
 
-    fn tagged(&self, resource: &str) -> Result<ImageArn, ApiError> {
+    fn tagged(&self, resource: &str) -> Result<Tagged, ApiError> {
+        let place = &self.shared.settings.place;
+        if let Ok(ConnectorArn::Own {
+            region,
+            account,
+            id,
+            ..
+        }) = ConnectorArn::parse(resource)
+        {
+            let is_here = region == place.region && account == place.account;
+            return if is_here && is_connector_id(&id) {
+                Ok(Tagged::Connector(id))
+            } else {
+                Err(connector_not_found(resource))
+            };
+        }
         let arn = ImageArn::parse(resource).map_err(|_| ApiError::InvalidParameterValue {
-            message: format!("Only MicroVM images have tags here: {resource}"),
+            message: format!(
+                "Only MicroVM images and network connectors have tags here: {resource}"
+            ),
         })?;
-        if !arn.is_of(&self.shared.settings.place) {
+        if !arn.is_of(place) {
             return Err(fault::image_not_found(&arn));
         }
-        Ok(arn)
+        Ok(Tagged::Image(arn))
     }
 }
 

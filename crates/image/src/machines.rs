@@ -61,7 +61,7 @@ impl Machines<'_> {
         acquire(
             Arc::clone(self.network),
             Arc::clone(self.leftovers),
-            self.request.egress,
+            self.request.egress.clone(),
         )
         .await
     }

@@ -31,11 +31,11 @@ async fn main() {
     let pool = SlotPool::open(&settings).await.unwrap();
     for egress in [Egress::Internet, Egress::Sealed] {
         // One stays, so that the host's table is not made and removed with each.
-        let first = pool.acquire(egress).await.unwrap();
+        let first = pool.acquire(egress.clone()).await.unwrap();
         let (mut made, mut released) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let began = Instant::now();
-            let slot = pool.acquire(egress).await.unwrap();
+            let slot = pool.acquire(egress.clone()).await.unwrap();
             made.push(began.elapsed());
             let began = Instant::now();
             slot.release().await.unwrap();

@@ -80,8 +80,12 @@ fn listen() -> io::Result<(UdpSocket, TcpListener)> {
     Ok((udp, tcp))
 }
 
-fn is_guest(peer: SocketAddr) -> bool {
-    peer.ip() == IpAddr::V4(GUEST_ADDRESS)
+/// The guest, or a container build in the slot, which asks from the gateway's own address: no frame of a
+/// guest's has that.
+fn is_of_the_slot(peer: SocketAddr) -> bool {
+    [GUEST_ADDRESS, GATEWAY_ADDRESS]
+        .map(IpAddr::V4)
+        .contains(&peer.ip())
 }
 
 async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, shared: Arc<Shared>) {
@@ -98,7 +102,7 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, shared: Arc<Shared>) {
                 continue;
             }
         };
-        if !is_guest(peer) || length > MAX_QUERY {
+        if !is_of_the_slot(peer) || length > MAX_QUERY {
             continue;
         }
         let Ok(room) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
@@ -124,7 +128,7 @@ async fn serve_tcp(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
         }
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, peer)) if is_guest(peer) => {
+            Ok((stream, peer)) if is_of_the_slot(peer) => {
                 connections.spawn(serve_connection(stream, Arc::clone(&shared)));
             }
             Ok(_) => {}

@@ -16,6 +16,7 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(crate) struct HostTable {
     name: String,
     veth_prefix: String,
+    granted_prefix: String,
     limits: Limits,
     presence: Mutex<Presence>,
 }
@@ -34,6 +35,7 @@ impl HostTable {
         Self {
             name: names.table(),
             veth_prefix: names.veth_prefix(),
+            granted_prefix: names.granted_veth_prefix(),
             limits,
             presence: Mutex::new(Presence::Unknown),
         }
@@ -91,7 +93,12 @@ impl HostTable {
     }
 
     async fn replace(&self, commands: &Commands) -> Result<Presence, NetworkError> {
-        let script = rules::host(&self.name, &self.veth_prefix, &self.limits);
+        let script = rules::host(
+            &self.name,
+            &self.veth_prefix,
+            &self.granted_prefix,
+            &self.limits,
+        );
         let attempted = "load the host's packet filter";
         commands.nft(Place::Host, script, attempted).await?;
         self.list(commands).await.map(Presence::Loaded)

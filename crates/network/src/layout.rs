@@ -21,22 +21,45 @@ use crate::{Egress, NetworkError, namespace, processes};
 /// The slot's end of its link to the host.
 pub(crate) const UPLINK: &str = "uplink";
 
-/// Makes slot `index`; with a link to the host when its egress is the internet.
+/// A slot's end to the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outside {
+    /// There is none.
+    None,
+    /// The internet.
+    Internet(Link),
+    /// What is granted; nothing yet.
+    Granted(Link),
+}
+
+impl Outside {
+    fn link(self) -> Option<Link> {
+        match self {
+            Self::None => None,
+            Self::Internet(link) | Self::Granted(link) => Some(link),
+        }
+    }
+
+    fn egress(self) -> Egress {
+        match self {
+            Self::None => Egress::Sealed,
+            Self::Internet(_) => Egress::Internet,
+            Self::Granted(_) => Egress::Granted(Vec::new()),
+        }
+    }
+}
+
+/// Makes slot `index`.
 pub(crate) async fn make(
     commands: &Commands,
     names: &Names,
     limits: &Limits,
     index: u32,
-    link: Option<Link>,
+    outside: Outside,
 ) -> Result<Arc<OwnedFd>, NetworkError> {
-    let egress = if link.is_some() {
-        Egress::Internet
-    } else {
-        Egress::Sealed
-    };
     let attempted = |what: &str| format!("{what} of network slot {index}");
 
-    let script = host_script(names, index, link);
+    let script = host_script(names, index, outside);
     commands
         .ip(Place::Host, script, &attempted("make the namespace"))
         .await?;
@@ -44,17 +67,17 @@ pub(crate) async fn make(
 
     commands
         .visitor()
-        .visit(&slot, move || set_kernel_parameters(egress))
+        .visit(&slot, move || set_kernel_parameters(outside))
         .await
         .map_err(|source| NetworkError::Io {
             attempted: attempted("set up the kernel"),
             source,
         })?;
-    let script = slot_script(link);
+    let script = slot_script(outside.link());
     commands
         .ip(Place::Slot(&slot), script, &attempted("make the tap"))
         .await?;
-    let script = rules::slot(egress, limits);
+    let script = rules::slot(&outside.egress(), limits);
     commands
         .nft(
             Place::Slot(&slot),
@@ -82,7 +105,7 @@ pub(crate) async fn remove(
     names: &Names,
     index: u32,
 ) -> Result<(), NetworkError> {
-    let (path, veth) = (names.namespace_path(index), names.veth(index));
+    let path = names.namespace_path(index);
     if path.exists() {
         let inside = path.clone();
         tokio::task::spawn_blocking(move || processes::end_processes_in(&inside))
@@ -94,9 +117,11 @@ pub(crate) async fn remove(
             })?;
     }
     let mut script = String::new();
-    if Path::new("/sys/class/net").join(&veth).exists() {
-        // First and by name: the namespace's own end comes later, when its last user lets go.
-        script.push_str(&format!("link del dev {veth}\n"));
+    for veth in [names.veth(index), names.granted_veth(index)] {
+        if interface_exists(&veth) {
+            // First and by name: the namespace's own end comes later, when its last user lets go.
+            script.push_str(&format!("link del dev {veth}\n"));
+        }
     }
     if path.exists() {
         script.push_str(&format!("netns del {}\n", names.namespace(index)));
@@ -109,10 +134,19 @@ pub(crate) async fn remove(
         .await
 }
 
-fn host_script(names: &Names, index: u32, link: Option<Link>) -> String {
-    let (namespace, veth) = (names.namespace(index), names.veth(index));
+/// Whether the host has an interface of this name.
+pub(crate) fn interface_exists(name: &str) -> bool {
+    Path::new("/sys/class/net").join(name).exists()
+}
+
+fn host_script(names: &Names, index: u32, outside: Outside) -> String {
+    let namespace = names.namespace(index);
+    let veth = match outside {
+        Outside::Granted(_) => names.granted_veth(index),
+        Outside::Internet(_) | Outside::None => names.veth(index),
+    };
     let mut script = format!("netns add {namespace}\n");
-    if let Some(Link { host, .. }) = link {
+    if let Some(Link { host, .. }) = outside.link() {
         script.push_str(&format!(
             "link add name {veth} type veth peer name {UPLINK} netns {namespace}\n\
              link set dev {veth} addrgenmode none\n\
@@ -127,7 +161,8 @@ fn slot_script(link: Option<Link>) -> String {
     // Neighbours are permanent: nobody asks for an address, before the first packet to a restored
     // guest or ever.
     let mut script = format!(
-        "tuntap add dev {TAP} mode tap vnet_hdr\n\
+        "link set dev lo up\n\
+         tuntap add dev {TAP} mode tap vnet_hdr\n\
          link set dev {TAP} address {TAP_MAC} addrgenmode none\n\
          addr add {GATEWAY_ADDRESS}/{LINK_PREFIX} dev {TAP}\n\
          addr add {AGENT_GATEWAY_ADDRESS}/{LINK_PREFIX} dev {TAP}\n\
@@ -148,7 +183,7 @@ fn slot_script(link: Option<Link>) -> String {
 }
 
 /// Runs on a thread inside the slot: `/proc/sys/net` shows the namespace of whoever opens it.
-fn set_kernel_parameters(egress: Egress) -> io::Result<()> {
+fn set_kernel_parameters(outside: Outside) -> io::Result<()> {
     let set = |name: &str, value: &str| std::fs::write(format!("/proc/sys/net/{name}"), value);
     // Guests get no IPv6 until it has a design of its own. A kernel without it lacks the file.
     for scope in ["all", "default"] {
@@ -159,7 +194,7 @@ fn set_kernel_parameters(egress: Egress) -> io::Result<()> {
     }
     // The guest is told of the gateway's own addresses only, not of the link behind it.
     set("ipv4/conf/all/arp_ignore", "1")?;
-    if egress == Egress::Internet {
+    if outside.link().is_some() {
         set("ipv4/ip_forward", "1")?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 //! ```text
 //!   namespace colibri-<mark>-<slot>                            host
 //!   guest -- tap0 -- [from_guest, input, out] -- uplink ==veth== cb<mark>v<slot> -- [guard] -- internet
+//!                                                              (cb<mark>vx<slot> where egress is granted)
 //!              |
 //!              +-- 172.16.0.1:53, relayed by the daemon from the host's namespace
 //!              +-- 169.254.169.254:80, where the daemon listens for the guest of this slot
@@ -20,6 +21,8 @@
 mod address_block;
 mod commands;
 mod dns;
+mod grant;
+mod grant_book;
 mod host_table;
 mod layout;
 mod listener;
@@ -33,6 +36,7 @@ mod slot;
 mod stream;
 pub mod tap;
 
+pub use grant::{Allow, Grant, Protocol};
 pub use pool::SlotPool;
 pub use probe::{forwarding_obstacles, probe};
 pub use settings::NetworkSettings;
@@ -61,13 +65,16 @@ pub trait GuestListener: Send {
 }
 
 /// What a slot lets its guest reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Egress {
     /// The internet, but no private, link-local, or host address; DNS through the gateway.
     Internet,
     /// Nothing.
     Sealed,
+    /// What these grants allow together, and nothing else; DNS through the gateway. What is granted can
+    /// change while the slot is in use.
+    Granted(Vec<Grant>),
 }
 
 /// Slots of a [`Network`].
@@ -96,6 +103,13 @@ pub trait Network: Send + Sync + 'static {
 
     /// How many slots there are and how many are taken, at this moment.
     fn usage(&self) -> SlotUsage;
+
+    /// Takes a grant back, from every slot that has it, at once: connections that it allowed stand still. No
+    /// slot gets it again.
+    ///
+    /// # Errors
+    /// When a slot's rules could not be changed; the others' are changed all the same.
+    async fn withdraw(&self, name: &str) -> Result<(), NetworkError>;
 
     /// Removes every slot of an earlier daemon on the same data directory that `keep` does not name.
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError>;
@@ -128,6 +142,13 @@ pub trait Slot: Send + Sync + 'static {
     /// When the address is in use, or the slot is of a version that had none.
     async fn listen(&self) -> io::Result<Box<dyn GuestListener>>;
 
+    /// Replaces what is granted, for a slot whose egress is [`Egress::Granted`]; connections that are allowed
+    /// no more stand still.
+    ///
+    /// # Errors
+    /// When the slot has another egress, or the rules could not be changed.
+    async fn grant(&self, grants: &[Grant]) -> Result<(), NetworkError>;
+
     /// Gives the slot back: nothing of the guest's network is left. Safe to repeat.
     async fn release(&self) -> Result<(), NetworkError>;
 }
@@ -150,6 +171,12 @@ pub enum NetworkError {
     /// A slot of an earlier daemon is already taken over.
     #[error("network slot {index} is already in use by this daemon")]
     InUse {
+        /// Its number.
+        index: u32,
+    },
+    /// A slot's egress was fixed when it was made.
+    #[error("network slot {index} has another egress than one that is granted; take another slot")]
+    NotGranted {
         /// Its number.
         index: u32,
     },

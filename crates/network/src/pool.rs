@@ -2,6 +2,7 @@
 //! removed. How a slot is made is in `layout`, what its owner does with it in `slot`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,13 +11,15 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::address_block::AddressBlock;
+use crate::address_block::{AddressBlock, Link};
 use crate::commands::Commands;
 use crate::dns::{DnsRelay, Upstreams};
+use crate::grant_book::GrantBook;
 use crate::host_table::HostTable;
+use crate::layout::{Outside, interface_exists};
 use crate::namespace::{NAMESPACES, Visitor};
 use crate::rules::Limits;
-use crate::settings::{Names, NetworkSettings};
+use crate::settings::{MAX_SLOTS, Names, NetworkSettings};
 use crate::slot::{ReadySlot, TakenSlot};
 use crate::{Egress, Network, NetworkError, Slot, SlotUsage, layout};
 
@@ -46,6 +49,7 @@ pub(crate) struct Pool {
     makes: Semaphore,
     /// Locked for as long as spares are being made, so that one task at a time makes them.
     replenishing: tokio::sync::Mutex<()>,
+    pub(crate) grants: GrantBook,
     host_table: HostTable,
     state: Mutex<State>,
 }
@@ -89,10 +93,16 @@ impl SlotPool {
             .collect();
         let limits = Limits {
             refused: settings.refused_ranges.clone(),
+            declared: settings.declared_ranges.clone(),
             flows: settings.flows_per_slot,
+            vmm_users: (
+                settings.base_uid,
+                settings.base_uid.saturating_add(MAX_SLOTS - 1),
+            ),
         };
         let pool = Arc::new(Pool {
             host_table: HostTable::new(&names, limits.clone()),
+            grants: GrantBook::new(limits.clone()),
             limits,
             block,
             upstreams: Arc::new(Upstreams::new(settings.dns_upstreams.clone())),
@@ -145,7 +155,7 @@ pub(crate) fn start_visitor() -> Result<Visitor, NetworkError> {
 #[async_trait]
 impl Network for SlotPool {
     async fn acquire(&self, egress: Egress) -> Result<Arc<dyn Slot>, NetworkError> {
-        let ready = match self.pool.take_spare(egress) {
+        let ready = match self.pool.take_spare(&egress) {
             Some(spare) => spare,
             None => self.pool.make_for_caller(egress).await?,
         };
@@ -165,6 +175,11 @@ impl Network for SlotPool {
             capacity: self.pool.slots,
             taken: u32::try_from(taken).unwrap_or(u32::MAX),
         }
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<(), NetworkError> {
+        let pool = &self.pool;
+        pool.grants.withdraw(&pool.commands, name).await
     }
 
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
@@ -188,8 +203,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_spare(&self, egress: Egress) -> Option<ReadySlot> {
-        (egress == Egress::Internet)
+    fn take_spare(&self, egress: &Egress) -> Option<ReadySlot> {
+        (*egress == Egress::Internet)
             .then(|| self.state().spares.pop_front())
             .flatten()
     }
@@ -233,7 +248,7 @@ impl Pool {
     async fn keep_or_discard(self: &Arc<Self>, slot: ReadySlot) {
         let slot = {
             let mut state = self.state();
-            if slot.egress == Egress::Internet && !state.closed {
+            if slot.is_internet && !state.closed {
                 state.spares.push_back(slot);
                 return;
             }
@@ -260,31 +275,39 @@ impl Pool {
     }
 
     async fn try_make(&self, index: u32, egress: Egress) -> Result<ReadySlot, NetworkError> {
-        let link = match egress {
-            Egress::Internet => {
-                self.host_table.load(&self.commands).await?;
-                Some(self.block.link(index))
-            }
-            Egress::Sealed => None,
+        let outside = match &egress {
+            Egress::Internet => Outside::Internet(self.linked(index).await?),
+            Egress::Sealed => Outside::None,
+            Egress::Granted(_) => Outside::Granted(self.linked(index).await?),
         };
         let namespace =
-            layout::make(&self.commands, &self.names, &self.limits, index, link).await?;
-        let dns = match egress {
-            Egress::Internet => Some(self.start_dns(index, &namespace).await?),
+            layout::make(&self.commands, &self.names, &self.limits, index, outside).await?;
+        let dns = match &egress {
+            Egress::Internet | Egress::Granted(_) => Some(self.start_dns(index, &namespace).await?),
             Egress::Sealed => None,
         };
+        let is_internet = egress == Egress::Internet;
+        if let Egress::Granted(grants) = egress {
+            self.grants.enter(index, &namespace);
+            self.grants.grant(&self.commands, index, &grants).await?;
+        }
         Ok(ReadySlot {
             index,
-            egress,
+            is_internet,
             namespace,
             dns,
         })
     }
 
+    async fn linked(&self, index: u32) -> Result<Link, NetworkError> {
+        self.host_table.load(&self.commands).await?;
+        Ok(self.block.link(index))
+    }
+
     async fn start_dns(
         &self,
         index: u32,
-        namespace: &Arc<std::os::fd::OwnedFd>,
+        namespace: &Arc<OwnedFd>,
     ) -> Result<DnsRelay, NetworkError> {
         let relay = DnsRelay::start(self.commands.visitor(), namespace, &self.upstreams).await;
         relay.map_err(|source| NetworkError::Io {
@@ -318,20 +341,22 @@ impl Pool {
             .visit(&namespace, || Ok(()))
             .await
             .map_err(|_| NetworkError::Gone { index })?;
+        let is_granted = interface_exists(&self.names.granted_veth(index));
+        let is_internet = interface_exists(&self.names.veth(index));
         // A sealed slot has no link to the host, and never gets one.
-        if !interface_exists(&self.names.veth(index)) {
-            return Ok(ReadySlot {
-                index,
-                egress: Egress::Sealed,
-                namespace,
-                dns: None,
-            });
+        let dns = if is_granted || is_internet {
+            self.host_table.load(&self.commands).await?;
+            Some(self.start_dns(index, &namespace).await?)
+        } else {
+            None
+        };
+        if is_granted {
+            // What it was granted stays loaded until somebody says what it is granted now.
+            self.grants.enter(index, &namespace);
         }
-        self.host_table.load(&self.commands).await?;
-        let dns = Some(self.start_dns(index, &namespace).await?);
         Ok(ReadySlot {
             index,
-            egress: Egress::Internet,
+            is_internet,
             namespace,
             dns,
         })
@@ -370,6 +395,7 @@ impl Pool {
 
     /// Removes slot `index`, whose sockets are closed already.
     pub(crate) async fn remove(&self, index: u32) -> Result<(), NetworkError> {
+        self.grants.strike(index);
         layout::remove(&self.commands, &self.names, index).await?;
         self.state().slots.remove(&index);
         self.drop_host_table_if_unused().await
@@ -430,10 +456,6 @@ async fn keep_host_table(pool: Weak<Pool>) {
             tracing::error!(%error, "could not check the host's packet filter");
         }
     }
-}
-
-fn interface_exists(name: &str) -> bool {
-    Path::new("/sys/class/net").join(name).exists()
 }
 
 /// Slots of this data directory that something is left of.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde::Deserialize;
 
 use crate::commands::{Commands, Place};
+use crate::layout::Outside;
 use crate::rules::{self, Limits};
 use crate::settings::Names;
 use crate::tap::open_tap;
@@ -32,13 +33,15 @@ pub async fn probe() -> Result<(), NetworkError> {
 async fn make_and_use(commands: &Commands, names: &Names) -> Result<(), NetworkError> {
     let limits = Limits {
         refused: Vec::new(),
+        declared: Vec::new(),
         flows: 1,
+        vmm_users: (1, 1),
     };
     // The link's addresses are documentation's, for the moment that it exists.
     let link = address_block::probe_link();
-    let slot = layout::make(commands, names, &limits, 0, Some(link)).await?;
+    let slot = layout::make(commands, names, &limits, 0, Outside::Internet(link)).await?;
     // The host's rules, where they concern nobody.
-    let script = rules::host("probe", "probe", &limits);
+    let script = rules::host("probe", "probe", "probex", &limits);
     commands
         .nft(Place::Slot(&slot), script, "load the host's packet filter")
         .await?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-use crate::NetworkError;
+use crate::{NetworkError, rules};
 
 /// Slots by default.
 const DEFAULT_SLOTS: u32 = 128;
@@ -36,6 +36,9 @@ pub struct NetworkSettings {
     /// `network.refused_ranges`: addresses that no guest may reach, besides the private and special
     /// ranges; for hosts whose own networks have public addresses.
     pub refused_ranges: Vec<Ipv4Net>,
+    /// Ranges that a grant may lead to though they are private, the operator's own declaration. A slot reaches
+    /// of them what it is granted; no other slot reaches any.
+    pub declared_ranges: Vec<Ipv4Net>,
     /// `network.flows_per_slot`: connections that one guest may have open to the outside; 2048 by
     /// default.
     pub flows_per_slot: u32,
@@ -53,6 +56,7 @@ impl NetworkSettings {
             base_uid: 900_000,
             dns_upstreams: Vec::new(),
             refused_ranges: Vec::new(),
+            declared_ranges: Vec::new(),
             flows_per_slot: DEFAULT_FLOWS_PER_SLOT,
         }
     }
@@ -71,6 +75,18 @@ impl NetworkSettings {
                 setting: "network.flows_per_slot",
                 problem,
             });
+        }
+        for range in &self.declared_ranges {
+            if let Some(never) = rules::never_granted(range) {
+                let problem = format!(
+                    "reach {range}, which overlaps {never}, whose addresses mean another host on every host \
+                     or no single one; leave it out, and for the internet say `internet = true`"
+                );
+                return Err(NetworkError::Setting {
+                    setting: "vpc.subnets",
+                    problem,
+                });
+            }
         }
         if self.base_uid == 0 || self.base_uid.checked_add(MAX_SLOTS).is_none() {
             let problem = format!("is {}; give a range of ids that nobody has", self.base_uid);
@@ -124,6 +140,16 @@ impl Names {
         format!("cb{}v", self.mark)
     }
 
+    /// The link of a slot whose egress is granted, which the host's rules tell by its name. The number is
+    /// hexadecimal: decimal, the name would be too long for the kernel.
+    pub(crate) fn granted_veth(&self, index: u32) -> String {
+        format!("{}{index:x}", self.granted_veth_prefix())
+    }
+
+    pub(crate) fn granted_veth_prefix(&self) -> String {
+        format!("{}x", self.veth_prefix())
+    }
+
     pub(crate) fn table(&self) -> String {
         format!("colibri_{}", self.mark)
     }
@@ -135,7 +161,11 @@ impl Names {
     }
 
     pub(crate) fn index_of_veth(&self, name: &str) -> Option<u32> {
-        name.strip_prefix(&self.veth_prefix())?.parse().ok()
+        let number = name.strip_prefix(&self.veth_prefix())?;
+        match number.strip_prefix('x') {
+            Some(number) => u32::from_str_radix(number, 16).ok(),
+            None => number.parse().ok(),
+        }
     }
 }
 
@@ -146,12 +176,9 @@ mod tests {
 
     #[test]
     fn an_interface_name_fits_the_kernel() {
-        assert!(
-            Names::for_data_dir(Path::new("/"))
-                .veth(MAX_SLOTS - 1)
-                .len()
-                <= 15
-        );
+        let names = Names::for_data_dir(Path::new("/"));
+        assert!(names.veth(MAX_SLOTS - 1).len() <= 15);
+        assert!(names.granted_veth(MAX_SLOTS - 1).len() <= 15);
     }
 
     #[test]
@@ -162,8 +189,27 @@ mod tests {
         );
         assert_ne!(one.veth_prefix(), other.veth_prefix());
         assert_eq!(one.index_of_veth(&one.veth(17)), Some(17));
+        assert_eq!(one.index_of_veth(&one.granted_veth(17)), Some(17));
         assert_eq!(one.index_of_namespace(&one.namespace(17)), Some(17));
         assert_eq!(one.index_of_namespace(&other.namespace(17)), None);
+    }
+
+    #[test]
+    fn what_nobody_can_be_granted_is_refused_as_a_declaration() {
+        for range in [
+            "0.0.0.0/0",
+            "169.254.169.254/32",
+            "127.0.0.1/32",
+            "239.1.0.0/16",
+        ] {
+            let mut settings = NetworkSettings::new("/x");
+            settings.declared_ranges = vec![range.parse().unwrap()];
+            let refusal = settings.check().unwrap_err().to_string();
+            assert!(refusal.contains("vpc.subnets") && refusal.contains(range));
+        }
+        let mut settings = NetworkSettings::new("/x");
+        settings.declared_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+        assert!(settings.check().is_ok());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::listener::SlotListener;
 use crate::pool::Pool;
 use crate::stream::SlotStream;
 use crate::tap::open_tap;
-use crate::{Egress, GuestListener, GuestStream, NetworkError, Slot};
+use crate::{Grant, GuestListener, GuestStream, NetworkError, Slot};
 
 /// How long each attempt at the TCP handshake with the guest's agent gets; five seconds in all. A
 /// first packet may be lost when the VMM has only just opened the tap (the kernel switches its queue
@@ -38,7 +38,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct ReadySlot {
     pub(crate) index: u32,
-    pub(crate) egress: Egress,
+    /// It can be kept for whoever wants the internet next.
+    pub(crate) is_internet: bool,
     pub(crate) namespace: Arc<OwnedFd>,
     pub(crate) dns: Option<DnsRelay>,
 }
@@ -178,6 +179,14 @@ impl Slot for TakenSlot {
         let visitor = self.pool.commands().visitor();
         let listener = SlotListener::open(visitor, &self.namespace, &self.ended).await?;
         Ok(Box::new(listener))
+    }
+
+    async fn grant(&self, grants: &[Grant]) -> Result<(), NetworkError> {
+        if self.ended.is_cancelled() {
+            return Err(NetworkError::Gone { index: self.index });
+        }
+        let pool = &self.pool;
+        pool.grants.grant(pool.commands(), self.index, grants).await
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

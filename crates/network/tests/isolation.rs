@@ -12,7 +12,7 @@ use colibri_guest_protocol::{AGENT_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, GUES
 use colibri_network::{Egress, Network, SlotPool};
 use support::{
     GLIMPSE, Guest, Internet, PATIENCE, Traces, answer_with_peer, can_make_slots, output, read_all,
-    settings,
+    receive, settings,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,9 +36,9 @@ async fn a_guest_reaches_the_internet_from_the_hosts_address() {
         .send_to(b"ping", server.local_addr().unwrap())
         .unwrap();
     let mut buffer = [0; 16];
-    let (_, peer) = server.recv_from(&mut buffer).unwrap();
+    let (_, peer) = receive(&server, &mut buffer);
     server.send_to(b"pong", peer).unwrap();
-    assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+    assert_eq!(receive(&socket, &mut buffer).0, 4);
     slot.release().await.unwrap();
 }
 
@@ -175,7 +175,7 @@ async fn a_packet_from_an_address_that_is_not_the_guests_goes_nowhere() {
     // Frames keep their order, so what was spoofed would have come first.
     guest.udp(GUEST_ADDRESS).send_to(b"honest", target).unwrap();
     let mut buffer = [0; 16];
-    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    let (length, _) = receive(&server, &mut buffer);
     assert_eq!(&buffer[..length], b"honest");
 
     let gateway = format!("neigh replace {GATEWAY_ADDRESS} lladdr {TAP_MAC} dev tap0");
@@ -192,7 +192,7 @@ async fn a_packet_from_an_address_that_is_not_the_guests_goes_nowhere() {
         .ip(&format!("link set tap0 address {GUEST_MAC}"));
     guest.namespace.ip(&gateway);
     guest.udp(GUEST_ADDRESS).send_to(b"own", target).unwrap();
-    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    let (length, _) = receive(&server, &mut buffer);
     assert_eq!(&buffer[..length], b"own");
     slot.release().await.unwrap();
 }
@@ -236,7 +236,7 @@ async fn a_guest_has_no_more_flows_than_its_share() {
     let _open = [flow(), flow()];
     let mut buffer = [0; 16];
     for _ in 0..2 {
-        server.recv_from(&mut buffer).unwrap();
+        receive(&server, &mut buffer);
     }
     let refused = flow().recv(&mut buffer).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::HostUnreachable);

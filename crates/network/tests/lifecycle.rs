@@ -20,7 +20,7 @@ async fn a_slot_made_and_released_leaves_nothing() {
     let traces = Traces::of(directory.path());
     let pool = SlotPool::open(&settings).await.unwrap();
     for egress in [Egress::Internet, Egress::Sealed] {
-        let slot = pool.acquire(egress).await.unwrap();
+        let slot = pool.acquire(egress.clone()).await.unwrap();
         assert_eq!(slot.uid(), Some(settings.base_uid + slot.index()));
         let made = traces.all();
         assert!(

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use colibri_control::{Clock, Control, EndpointForm, LogSink, MintFailure, Parts, Settings};
+use colibri_control::{
+    Clock, Control, EndpointForm, LogSink, MintFailure, Parts, SecurityGroup, Settings, Subnet, Vpc,
+};
 use colibri_iam::Principals;
 use colibri_logs::{GroupName, Logs, StreamName};
 use colibri_objects::Objects;
@@ -43,6 +45,9 @@ const MAX_RUNNING: u32 = 4;
 /// Calls of GetMicrovm a second where there is room: more than there can be, so that a load generator
 /// measures the server and not the bound.
 const BEYOND_REACH: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
+
+/// Most network connectors, and versions of one (`NetworkConnectorLimitExceededException`).
+const MAX_CONNECTORS: usize = 4;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -119,6 +124,14 @@ async fn control(
         settings.max_images = MAX_IMAGES;
         settings.max_running = MAX_RUNNING;
     }
+    settings.max_connectors = MAX_CONNECTORS;
+    settings.max_connector_versions = MAX_CONNECTORS;
+    settings.vpc = Vpc {
+        subnets: ["subnet-1", "subnet-2"]
+            .map(|id| (id.to_owned(), Subnet::default()))
+            .into(),
+        security_groups: [("sg-1".to_owned(), SecurityGroup::default())].into(),
+    };
     let parts = Parts {
         settings,
         store,

@@ -27,13 +27,9 @@ pub(crate) async fn answer_operation(
 ) -> Response<AnswerBody> {
     let started = Instant::now();
     let route = Route::find(parts.method.as_str(), parts.uri.path());
-    let operation = route
-        .as_ref()
-        .map_or("unknown", |route| route.operation().name());
-    let changes = route
-        .as_ref()
-        .map(Route::operation)
-        .filter(|operation| operation.model().method != "GET");
+    let asked = route.as_ref().map(Route::operation);
+    let operation = asked.map_or("unknown", Operation::name);
+    let changes = asked.filter(|operation| operation.model().method != "GET");
     let request = match route {
         Some(route) => throttle
             .take(route.operation())
@@ -47,6 +43,10 @@ pub(crate) async fn answer_operation(
         },
         Err(error) => Err(error),
     };
+    let outcome = outcome.map_err(|failure| match asked {
+        Some(asked) => failure.in_words_of(asked),
+        None => failure,
+    });
     let failed = outcome
         .as_ref()
         .err()
@@ -119,6 +119,12 @@ async fn perform(control: &Arc<Control>, request: Request) -> Result<Reply, ApiE
         Request::ListTags(r) => output!(list_tags(r)),
         Request::TagResource(r) => nothing!(tag_resource(r)),
         Request::UntagResource(r) => nothing!(untag_resource(r)),
+        Request::CreateNetworkConnector(r) => output!(create_network_connector(r)),
+        Request::GetNetworkConnector(r) => output!(get_network_connector(r)),
+        Request::ListNetworkConnectors(r) => output!(list_network_connectors(r)),
+        Request::ListNetworkConnectorVersions(r) => output!(list_network_connector_versions(r)),
+        Request::UpdateNetworkConnector(r) => output!(update_network_connector(r)),
+        Request::DeleteNetworkConnector(r) => output!(delete_network_connector(r)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Durable state: images, versions, builds, MicroVMs, client tokens, users and roles in one SQLite file. It stores
+//! Durable state: images, versions, builds, MicroVMs, network connectors, client tokens, users and roles in one SQLite file. It stores
 //! and finds; what a state means and which may follow which is the control plane's business.
 //!
 //! [`Store`] is a concrete type and not a trait: there is one implementation, tests run it on a
@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 mod builds;
+mod connector_removal;
+mod connectors;
 mod database;
 mod error;
 mod iam;
@@ -23,6 +25,8 @@ mod tokens;
 mod versions;
 
 pub use builds::{Build, BuildOutcome, NewBuild};
+pub use connector_removal::{DeletedConnector, VersionRemoval};
+pub use connectors::{Connector, ConnectorOutcome, ConnectorVersion, NewConnectorVersion, Reason};
 pub use database::{Store, WriteObserver};
 pub use error::StoreError;
 pub use iam::{
@@ -32,6 +36,8 @@ pub use iam_changes::IamChange;
 pub use images::Image;
 pub use microvms::{Admission, Microvm, MicrovmFilter, NewMicrovm, RunOutcome, Transition};
 pub use rows::{Listing, Position};
-pub use state::{BuildState, ImageState, Phase, VersionState, VersionStatus};
+pub use state::{
+    BuildState, ConnectorState, ImageState, Phase, UpdateState, VersionState, VersionStatus,
+};
 pub use tokens::{ClientToken, TokenRecord};
 pub use versions::{NewVersion, Version};

@@ -94,6 +94,37 @@ stored_states! {
 }
 
 stored_states! {
+    /// State of a network connector or of a version of one (specification, section 14). A deleted one has
+    /// no row.
+    ConnectorState {
+        /// Being made.
+        Pending = "pending",
+        /// Of use.
+        Active = "active",
+        /// Of no use for the time being.
+        Inactive = "inactive",
+        /// Could not be made.
+        Failed = "failed",
+        /// Being removed.
+        Deleting = "deleting",
+        /// Its removal failed.
+        DeleteFailed = "delete_failed",
+    }
+}
+
+stored_states! {
+    /// How the last update of a network connector went.
+    UpdateState {
+        /// It goes on.
+        InProgress = "in_progress",
+        /// Well.
+        Successful = "successful",
+        /// Not.
+        Failed = "failed",
+    }
+}
+
+stored_states! {
     /// Where a MicroVM is: finer than the API's state, fine enough for the next daemon to finish or
     /// undo what a crash interrupted.
     Phase {

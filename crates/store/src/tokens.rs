@@ -56,6 +56,10 @@ impl Store {
         self.write(move |tx| {
             tx.execute("DELETE FROM client_tokens WHERE created_at < ?1", [before])?;
             tx.execute("DELETE FROM deleted_images WHERE deleted_at < ?1", [before])?;
+            tx.execute(
+                "DELETE FROM deleted_connectors WHERE deleted_at < ?1",
+                [before],
+            )?;
             Ok(())
         })
         .await

@@ -98,7 +98,10 @@ impl ImageBuilder for SimulatedBuilder {
         let network = SimulatedNetwork {
             world: Arc::clone(&self.world),
         };
-        let slot = network.acquire(request.egress).await.map_err(failed)?;
+        let slot = network
+            .acquire(request.egress.clone())
+            .await
+            .map_err(failed)?;
         let _cleanup = Cleanup {
             world: Arc::clone(&self.world),
             id: format!("build-{}", request.build_id),

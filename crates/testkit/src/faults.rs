@@ -33,6 +33,8 @@ pub enum Operation {
     SweepSlots,
     Attach,
     ReleaseSlot,
+    Grant,
+    Withdraw,
     Build,
 }
 

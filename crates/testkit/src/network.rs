@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use colibri_network::{Egress, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage};
+use colibri_network::{
+    Egress, Grant, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage,
+};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
@@ -41,7 +43,7 @@ impl WorldState {
         let mut slots = lock(&self.slots);
         let free = (0..capacity).find(|index| !slots.contains_key(index));
         let index = free.ok_or(NetworkError::Exhausted { capacity })?;
-        slots.insert(index, egress);
+        slots.insert(index, self.without_withdrawn(egress));
         Ok(index)
     }
 
@@ -92,6 +94,19 @@ impl Network for SimulatedNetwork {
             capacity: self.world.capacity.load(Ordering::Relaxed),
             taken: u32::try_from(lock(&self.world.slots).len()).unwrap_or(u32::MAX),
         }
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<(), NetworkError> {
+        let hangs = self
+            .world
+            .meet(Operation::Withdraw, "withdraw a grant")
+            .await?;
+        lock(&self.world.withdrawn).insert(name.to_owned());
+        for egress in lock(&self.world.slots).values_mut() {
+            *egress = self.world.without_withdrawn(egress.clone());
+        }
+        self.world.faults.done(Operation::Withdraw, hangs).await;
+        Ok(())
     }
 
     async fn sweep(&self, keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
@@ -148,6 +163,24 @@ impl Slot for SimulatedSlot {
         let (connect, connections) = mpsc::unbounded_channel();
         lock(&self.world.listeners).insert(FIRST_UID + self.index, connect);
         Ok(Box::new(SimulatedListener(connections)))
+    }
+
+    async fn grant(&self, grants: &[Grant]) -> Result<(), NetworkError> {
+        let hangs = self
+            .world
+            .meet(Operation::Grant, "grant egress to a slot")
+            .await?;
+        let granted = self
+            .world
+            .without_withdrawn(Egress::Granted(grants.to_vec()));
+        let index = self.index;
+        match lock(&self.world.slots).get_mut(&index) {
+            None => return Err(NetworkError::Gone { index }),
+            Some(egress @ Egress::Granted(_)) => *egress = granted,
+            Some(_) => return Err(NetworkError::NotGranted { index }),
+        }
+        self.world.faults.done(Operation::Grant, hangs).await;
+        Ok(())
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

@@ -41,6 +41,7 @@ pub(crate) struct WorldState {
     pub(crate) slots: Mutex<BTreeMap<u32, Egress>>,
     /// Who listens on a slot's metadata address, by the user id of the slot.
     pub(crate) listeners: Mutex<HashMap<u32, mpsc::UnboundedSender<DuplexStream>>>,
+    pub(crate) withdrawn: Mutex<BTreeSet<String>>,
     pub(crate) capacity: AtomicU32,
     pub(crate) faults: Faults,
     pub(crate) hooks: Mutex<HashMap<String, HookPlan>>,
@@ -82,6 +83,7 @@ impl World {
                 machines: Mutex::default(),
                 slots: Mutex::default(),
                 listeners: Mutex::default(),
+                withdrawn: Mutex::default(),
                 capacity: AtomicU32::new(SLOTS),
                 faults: Faults::default(),
                 hooks: Mutex::default(),
@@ -181,7 +183,7 @@ impl World {
     /// What the slots that are taken let out.
     #[must_use]
     pub fn egress(&self) -> Vec<Egress> {
-        lock(&self.state.slots).values().copied().collect()
+        lock(&self.state.slots).values().cloned().collect()
     }
 
     /// The guest in a machine whose process lives; `id` names the machine, or its directory: a machine of the
@@ -237,6 +239,18 @@ impl World {
 }
 
 impl WorldState {
+    /// What is left of an egress when what was withdrawn is taken out.
+    pub(crate) fn without_withdrawn(&self, egress: Egress) -> Egress {
+        match egress {
+            Egress::Granted(mut grants) => {
+                let withdrawn = lock(&self.withdrawn);
+                grants.retain(|grant| !withdrawn.contains(&grant.name));
+                Egress::Granted(grants)
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn breach(&self, what: String) -> String {
         lock(&self.contract_breaches).push(what.clone());
         what

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::core_error::CoreError;
 use crate::model::{ErrorModel, ErrorName};
 
 /// Which resource an error is about; both members are optional in the model.
@@ -131,6 +132,9 @@ pub enum ApiError {
         /// What was too fast.
         message: String,
     },
+    /// An error of `lambda-core`.
+    #[error(transparent)]
+    Core(CoreError),
     /// 404: no operation has this method and path. Not in the model: the front end's own answer.
     #[error("no operation answers to this method and path")]
     UnknownOperation,
@@ -184,6 +188,7 @@ impl ApiError {
             Self::ResourceConflict { .. } => ErrorName::ResourceConflict,
             Self::Service { .. } => ErrorName::Service,
             Self::TooManyRequests { .. } => ErrorName::TooManyRequests,
+            Self::Core(error) => error.name(),
             Self::UnknownOperation => return None,
         };
         Some(name.model())
@@ -209,6 +214,7 @@ impl ApiError {
             Self::Throttling { retry_after, .. } | Self::InternalServer { retry_after, .. } => {
                 *retry_after
             }
+            Self::Core(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -216,6 +222,9 @@ impl ApiError {
     /// The body's members: `message` and what else the error carries.
     #[must_use]
     pub fn body(&self) -> Value {
+        if let Self::Core(error) = self {
+            return error.body();
+        }
         let mut members = Map::new();
         match self {
             Self::AccessDenied { message: None } => members.insert("message".into(), Value::Null),

@@ -2,6 +2,7 @@
 //! 4.3 and 4.4): pure functions from a request to what it means.
 
 pub mod configuration;
+pub mod connector;
 pub mod run;
 pub mod token;
 

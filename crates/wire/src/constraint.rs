@@ -268,12 +268,18 @@ fn broken(path: &str, shape: &Shape, value: &Value) -> Result<Vec<String>, Misty
                 .ok_or_else(|| Mistyped::new(path, "a 32-bit integer", value))?;
             Ok(broken_value(number, *min, *max))
         }
-        Shape::Long if value.as_i64().is_none() => {
-            Err(Mistyped::new(path, "a 64-bit integer", value))
+        Shape::Long { min } => {
+            let number = value
+                .as_i64()
+                .ok_or_else(|| Mistyped::new(path, "a 64-bit integer", value))?;
+            Ok(broken_value(number, *min, None))
         }
         Shape::Boolean if !value.is_boolean() => Err(Mistyped::new(path, "a boolean", value)),
         Shape::Timestamp if !value.is_number() => {
             Err(Mistyped::new(path, "a number of seconds", value))
+        }
+        Shape::IsoTimestamp if !value.is_string() => {
+            Err(Mistyped::new(path, "a time as ISO 8601 writes it", value))
         }
         _ => Ok(Vec::new()),
     }

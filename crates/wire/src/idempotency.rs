@@ -16,6 +16,7 @@ pub fn fingerprint<T: Serialize>(request: &T) -> Result<Fingerprint, serde_json:
     let mut value = serde_json::to_value(request)?;
     if let Value::Object(members) = &mut value {
         members.remove("clientToken");
+        members.remove("ClientToken");
     }
     // The map of `Value` is sorted by key, so the text is canonical.
     Ok(Sha256::digest(value.to_string().as_bytes()).into())

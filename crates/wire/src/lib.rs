@@ -4,13 +4,14 @@
 //! hold) and [`check`] (what the service checks beyond the model, identifiers parsed); an answer
 //! through [`shape`] and [`reply`]. The tables behind it are in [`model`].
 //!
-//! The API of network connectors (`lambda-core`) will stand beside this one as its own tables and
-//! shapes; nothing here knows of it but the connectors' ARNs.
+//! Two published models are served: `lambda-microvms`, and of `lambda-core` the network connectors. They
+//! share tables, routing and constraints; their errors are worded apart ([`core_error`]).
 #![forbid(unsafe_code)]
 
 pub mod api_error;
 pub mod check;
 mod constraint;
+pub mod core_error;
 pub mod fault;
 pub mod id;
 pub mod idempotency;

@@ -5,6 +5,8 @@
 //! Not here: what Colibri checks beyond the model ([`crate::check`]).
 
 mod common;
+mod connectors;
+mod core;
 mod errors;
 mod images;
 mod microvms;
@@ -15,7 +17,13 @@ use std::sync::OnceLock;
 
 use regex::Regex;
 
-pub use operations::{ERRORS, ErrorModel, ErrorName, OPERATIONS, Operation, OperationModel};
+pub use core::{CORE_ERRORS, CORE_OPERATIONS};
+pub use operations::{Api, ERRORS, ErrorModel, ErrorName, OPERATIONS, Operation, OperationModel};
+
+/// Every operation of both APIs.
+pub fn operations() -> impl Iterator<Item = &'static OperationModel> {
+    OPERATIONS.iter().chain(CORE_OPERATIONS)
+}
 
 /// A regular expression that a whole value must match.
 #[derive(Debug)]
@@ -84,11 +92,16 @@ pub enum Shape {
         max: Option<i64>,
     },
     /// A 64-bit integer.
-    Long,
+    Long {
+        /// Least value.
+        min: Option<i64>,
+    },
     /// A truth value.
     Boolean,
     /// Seconds since the Unix epoch, as a number.
     Timestamp,
+    /// A point in time as ISO 8601 writes it, a string.
+    IsoTimestamp,
     /// A list.
     List {
         /// Type of each element.
@@ -185,7 +198,7 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use super::{OPERATIONS, Shape};
+    use super::{Shape, operations};
 
     #[test]
     fn every_pattern_compiles() {
@@ -207,7 +220,7 @@ mod tests {
                 _ => {}
             }
         }
-        for model in OPERATIONS {
+        for model in operations() {
             walk(model.input);
             model.output.into_iter().for_each(walk);
         }

@@ -7,6 +7,11 @@ use crate::api_error::ApiError;
 use crate::constraint;
 use crate::model::{Location, Member, Operation, Shape};
 use crate::route::{Route, query_pairs};
+use crate::shape::connector::{
+    CreateNetworkConnectorRequest, DeleteNetworkConnectorRequest, GetNetworkConnectorRequest,
+    ListNetworkConnectorVersionsRequest, ListNetworkConnectorsRequest,
+    UpdateNetworkConnectorRequest,
+};
 use crate::shape::image::{
     CreateMicrovmImageRequest, DeleteMicrovmImageRequest, DeleteMicrovmImageVersionRequest,
     GetMicrovmImageBuildRequest, GetMicrovmImageRequest, GetMicrovmImageVersionRequest,
@@ -23,7 +28,7 @@ use crate::shape::tag::{ListTagsRequest, TagResourceRequest, UntagResourceReques
 
 macro_rules! requests {
     ($($operation:ident($request:ident)),* $(,)?) => {
-        /// A request of `lambda-microvms` that the model's constraints hold for.
+        /// A request that its model's constraints hold for.
         #[derive(Debug, Clone)]
         pub enum Request {
             $(
@@ -75,6 +80,12 @@ requests! {
     UntagResource(UntagResourceRequest),
     UpdateMicrovmImage(UpdateMicrovmImageRequest),
     UpdateMicrovmImageVersion(UpdateMicrovmImageVersionRequest),
+    CreateNetworkConnector(CreateNetworkConnectorRequest),
+    DeleteNetworkConnector(DeleteNetworkConnectorRequest),
+    GetNetworkConnector(GetNetworkConnectorRequest),
+    ListNetworkConnectorVersions(ListNetworkConnectorVersionsRequest),
+    ListNetworkConnectors(ListNetworkConnectorsRequest),
+    UpdateNetworkConnector(UpdateNetworkConnectorRequest),
 }
 
 impl Request {

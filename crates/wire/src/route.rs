@@ -3,7 +3,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::model::{OPERATIONS, Operation};
+use crate::model::{Operation, operations};
 
 /// An operation with the decoded labels of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,7 @@ impl Route {
     /// its query.
     #[must_use]
     pub fn find(method: &str, path: &str) -> Option<Self> {
-        OPERATIONS
-            .iter()
+        operations()
             .filter(|model| model.method == method)
             .find_map(|model| {
                 let labels = labels(model.uri, path)?;
@@ -82,11 +81,11 @@ pub(crate) fn query_pairs(query: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::{Route, query_pairs};
-    use crate::model::{OPERATIONS, Operation};
+    use crate::model::{Operation, operations};
 
     #[test]
     fn every_operation_is_found_by_its_own_path() {
-        for model in OPERATIONS {
+        for model in operations() {
             let path = model.uri.replace(['{', '}'], "");
             let route = Route::find(model.method, &path).expect(model.uri);
             assert_eq!(route.operation(), model.operation);

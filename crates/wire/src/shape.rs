@@ -3,6 +3,7 @@
 
 pub mod common;
 pub mod configuration;
+pub mod connector;
 pub mod image;
 pub mod microvm;
 pub mod tag;

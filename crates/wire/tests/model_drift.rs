@@ -4,7 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use colibri_wire::check::run::SERVICE_DURATION_SECONDS;
-use colibri_wire::model::{ERRORS, Location, Member, OPERATIONS, Pattern, Shape};
+use colibri_wire::model::{
+    CORE_ERRORS, CORE_OPERATIONS, ERRORS, ErrorModel, Location, Member, OPERATIONS, OperationModel,
+    Pattern, Shape, operations,
+};
+use colibri_wire::shape::connector::{
+    ConnectorChangeResponse, GetNetworkConnectorResponse, ListNetworkConnectorVersionsResponse,
+    ListNetworkConnectorsResponse, UpdateNetworkConnectorResponse,
+};
 use colibri_wire::shape::image::{
     DeleteMicrovmImageResponse, DeleteMicrovmImageVersionResponse, GetMicrovmImageBuildResponse,
     GetMicrovmImageResponse, ImageChangeResponse, ImageVersionDescription,
@@ -19,21 +26,70 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Path of `service-2.json` of `lambda-microvms`, as botocore ships it.
-const MODEL_VARIABLE: &str = "COLIBRI_LAMBDA_MICROVMS_MODEL";
+const MICROVMS_MODEL: &str = "COLIBRI_LAMBDA_MICROVMS_MODEL";
+/// Path of `service-2.json` of `lambda-core`.
+const CORE_MODEL: &str = "COLIBRI_LAMBDA_CORE_MODEL";
+
+/// Operations of `lambda-core` that are not served: managed runtimes of functions, of which Colibri has none.
+const NOT_SERVED: &[&str] = &[
+    "CreateRuntime",
+    "CreateRuntimeAlias",
+    "CreateRuntimeVersion",
+    "DeleteRuntime",
+    "DeleteRuntimeAlias",
+    "DeleteRuntimeVersion",
+    "GetRuntime",
+    "GetRuntimeAlias",
+    "GetRuntimeVersion",
+    "ListRuntimeAliases",
+    "ListRuntimeVersions",
+    "ListRuntimes",
+    "RestoreRuntime",
+    "UpdateRuntime",
+    "UpdateRuntimeAlias",
+    "UpdateRuntimeVersion",
+];
+/// Errors of `lambda-core` that none but those operations give.
+const NOT_GIVEN: &[&str] = &["ServiceQuotaExceededException"];
 
 #[test]
 #[ignore = "needs botocore's service-2.json of lambda-microvms, named by COLIBRI_LAMBDA_MICROVMS_MODEL"]
 fn the_tables_say_what_the_published_model_says() {
-    let path = std::env::var(MODEL_VARIABLE).expect(MODEL_VARIABLE);
+    compare_models(MICROVMS_MODEL, OPERATIONS, ERRORS, &[], &[]);
+}
+
+#[test]
+#[ignore = "needs botocore's service-2.json of lambda-core, named by COLIBRI_LAMBDA_CORE_MODEL"]
+fn the_tables_of_the_connectors_say_what_the_published_model_says() {
+    compare_models(
+        CORE_MODEL,
+        CORE_OPERATIONS,
+        CORE_ERRORS,
+        NOT_SERVED,
+        NOT_GIVEN,
+    );
+}
+
+/// Every operation and error of the model is in the tables, or on its list of what is left out, and no
+/// other is.
+fn compare_models(
+    variable: &str,
+    tables: &[OperationModel],
+    errors_table: &[ErrorModel],
+    not_served: &[&'static str],
+    not_given: &[&'static str],
+) {
+    let path = std::env::var(variable).expect(variable);
     let text = std::fs::read_to_string(&path).expect("the model's file");
     let model: Value = serde_json::from_str(&text).expect("JSON");
     let operations = model["operations"].as_object().expect("operations");
-    let ours: BTreeSet<&str> = OPERATIONS
+    let ours: BTreeSet<&str> = tables
         .iter()
         .map(|ours| ours.operation.name())
+        .chain(not_served.iter().copied())
         .collect();
     assert_eq!(ours, operations.keys().map(String::as_str).collect());
-    for ours in OPERATIONS {
+    for ours in tables {
         let name = ours.operation.name();
         let theirs = &operations[name];
         assert_eq!(theirs["http"]["method"], ours.method, "{name}");
@@ -66,8 +122,13 @@ fn the_tables_say_what_the_published_model_says() {
         .filter(|(_, shape)| shape["exception"] == true);
     let thrown: BTreeMap<&str, &Value> =
         thrown.map(|(name, shape)| (name.as_str(), shape)).collect();
-    assert_eq!(thrown.len(), ERRORS.len());
-    for ours in ERRORS {
+    let given: BTreeSet<&str> = errors_table
+        .iter()
+        .map(|ours| ours.wire_name)
+        .chain(not_given.iter().copied())
+        .collect();
+    assert_eq!(given, thrown.keys().copied().collect());
+    for ours in errors_table {
         let theirs = thrown[ours.wire_name];
         assert_eq!(
             theirs["error"]["httpStatusCode"], ours.status,
@@ -114,10 +175,21 @@ fn compare(model: &Value, name: &Value, ours: &Shape, at: &str) {
             );
             "integer"
         }
-        Shape::Long => "long",
+        Shape::Long { min } => {
+            assert_eq!(
+                (&theirs["min"], &theirs["max"]),
+                (&json!(min), &Value::Null),
+                "{at}"
+            );
+            "long"
+        }
         Shape::Boolean => "boolean",
         Shape::Timestamp => {
             assert!(theirs["timestampFormat"].is_null(), "{at}");
+            "timestamp"
+        }
+        Shape::IsoTimestamp => {
+            assert_eq!(theirs["timestampFormat"], "iso8601", "{at}");
             "timestamp"
         }
         Shape::List { element, min, max } => {
@@ -201,9 +273,10 @@ fn samples(shape: &Shape) -> Vec<Value> {
         Shape::Text(rule) => vec![text_sample(rule.pattern.map(Pattern::text))],
         Shape::Choice(choices) => choices.iter().map(|choice| json!(choice)).collect(),
         Shape::Integer { min, max } => vec![json!(max.or(*min).unwrap_or(7))],
-        Shape::Long => vec![json!(i64::from(i32::MAX) + 1)],
+        Shape::Long { .. } => vec![json!(i64::from(i32::MAX) + 1)],
         Shape::Boolean => vec![json!(true)],
         Shape::Timestamp => vec![json!(1_789_483_142.026)],
+        Shape::IsoTimestamp => vec![json!("2026-09-15T14:39:02.026Z")],
         Shape::List { element, .. } => samples(element)
             .into_iter()
             .map(|sample| json!([sample]))
@@ -245,6 +318,11 @@ fn samples(shape: &Shape) -> Vec<Value> {
 
 fn text_sample(pattern: Option<&str>) -> Value {
     match pattern {
+        Some(pattern) if pattern.starts_with("(arn:aws[a-zA-Z-]*:lambda") => {
+            json!("arn:aws:lambda:us-east-1:000000000000:network-connector:nc-1:2")
+        }
+        Some(pattern) if pattern.starts_with("subnet-") => json!("subnet-1"),
+        Some(pattern) if pattern.starts_with("sg-") => json!("sg-1"),
         Some(pattern) if pattern.contains("iam") => json!("arn:aws:iam::000000000000:role/r"),
         Some(pattern) if pattern.contains("microvm-image") => {
             json!("arn:aws:lambda:us-east-1:000000000000:microvm-image:a")
@@ -255,7 +333,7 @@ fn text_sample(pattern: Option<&str>) -> Value {
 
 #[test]
 fn every_request_that_the_tables_allow_is_read_and_written_back_whole() {
-    for model in OPERATIONS {
+    for model in operations() {
         for sample in samples(model.input) {
             let (mut path, mut query, mut body) = (model.uri.to_owned(), String::new(), json!({}));
             for member in model.input.members() {
@@ -314,7 +392,13 @@ fn written(request: &Request) -> Value {
         TerminateMicrovm,
         UntagResource,
         UpdateMicrovmImage,
-        UpdateMicrovmImageVersion
+        UpdateMicrovmImageVersion,
+        CreateNetworkConnector,
+        DeleteNetworkConnector,
+        GetNetworkConnector,
+        ListNetworkConnectorVersions,
+        ListNetworkConnectors,
+        UpdateNetworkConnector
     )
     .expect("JSON")
 }
@@ -340,6 +424,12 @@ fn every_answer_has_the_members_of_the_tables_and_no_other() {
     answers::<ListMicrovmImagesResponse>(Operation::ListMicrovmImages);
     answers::<ListMicrovmsResponse>(Operation::ListMicrovms);
     answers::<ListTagsResponse>(Operation::ListTags);
+    answers::<ConnectorChangeResponse>(Operation::CreateNetworkConnector);
+    answers::<ConnectorChangeResponse>(Operation::DeleteNetworkConnector);
+    answers::<GetNetworkConnectorResponse>(Operation::GetNetworkConnector);
+    answers::<ListNetworkConnectorVersionsResponse>(Operation::ListNetworkConnectorVersions);
+    answers::<ListNetworkConnectorsResponse>(Operation::ListNetworkConnectors);
+    answers::<UpdateNetworkConnectorResponse>(Operation::UpdateNetworkConnector);
 }
 
 /// A full answer is read and written back whole; one with the required members only is read, and

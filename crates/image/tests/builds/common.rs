@@ -20,7 +20,9 @@ use colibri_image::{
     BuilderSettings, BuiltImage, ContainerImageBuilder, GuestAssets, GuestFiles, HookSettings,
     ImageBuilder as _, Progress,
 };
-use colibri_network::{Egress, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage};
+use colibri_network::{
+    Egress, Grant, GuestListener, GuestStream, Network, NetworkError, Slot, SlotUsage,
+};
 use tempfile::TempDir;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -324,6 +326,10 @@ impl Network for OneNamespace {
         }
     }
 
+    async fn withdraw(&self, _name: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn sweep(&self, _keep: &BTreeSet<u32>) -> Result<(), NetworkError> {
         Ok(())
     }
@@ -350,6 +356,10 @@ impl Slot for OneSlot {
 
     async fn listen(&self) -> std::io::Result<Box<dyn GuestListener>> {
         Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    async fn grant(&self, _grants: &[Grant]) -> Result<(), NetworkError> {
+        Err(NetworkError::NotGranted { index: 0 })
     }
 
     async fn release(&self) -> Result<(), NetworkError> {

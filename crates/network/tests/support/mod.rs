@@ -375,6 +375,16 @@ pub fn answer_with_peer(listener: &TcpListener) {
     }
 }
 
+/// The next datagram, and who sent it. A read with a limit ends early when a child process ends.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.unwrap(),
+        }
+    }
+}
+
 /// What the server says, at once or within [`PATIENCE`].
 pub fn read_all(mut stream: TcpStream) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -106,23 +106,82 @@ async fn needs(control: &Control, request: &Request) -> Result<Vec<Need>, ApiErr
         Request::TerminateMicrovm(r) => on_microvm(&r.microvm_identifier).await,
         Request::CreateMicrovmAuthToken(r) => on_microvm(&r.microvm_identifier).await,
         Request::CreateMicrovmShellAuthToken(r) => on_microvm(&r.microvm_identifier).await,
-        Request::ListTags(r) => on_image(&r.resource, None).await,
+        Request::ListTags(r) => of_tagged(control, &action, &r.resource).await,
         Request::TagResource(r) => {
-            let needs = on_image(&r.resource, None).await?;
+            let needs = of_tagged(control, &action, &r.resource).await?;
             Ok(needs
                 .into_iter()
                 .map(|need| need.request_tags(&r.tags))
                 .collect())
         }
         Request::UntagResource(r) => {
-            let mut needs = on_image(&r.resource, None).await?;
+            let mut needs = of_tagged(control, &action, &r.resource).await?;
             for need in &mut needs {
                 need.context
                     .set_all("aws:TagKeys", r.tag_keys.iter().cloned());
             }
             Ok(needs)
         }
+        Request::CreateNetworkConnector(r) => {
+            // Its id, and with it its ARN, is made up later.
+            let create = Need::new(&action, Resource::new(connector_arn(control, "*")));
+            let mut needs = vec![create.request_tags(r.tags.iter().flatten())];
+            needs.extend(r.operator_role.iter().map(|role| operate_as(role)));
+            Ok(needs)
+        }
+        Request::UpdateNetworkConnector(r) => {
+            let mut needs = vec![of_connector(control, &action, &r.identifier).await?];
+            needs.extend(r.operator_role.iter().map(|role| operate_as(role)));
+            Ok(needs)
+        }
+        Request::GetNetworkConnector(r) => {
+            Ok(vec![of_connector(control, &action, &r.identifier).await?])
+        }
+        Request::DeleteNetworkConnector(r) => {
+            Ok(vec![of_connector(control, &action, &r.identifier).await?])
+        }
+        Request::ListNetworkConnectorVersions(r) => {
+            Ok(vec![of_connector(control, &action, &r.identifier).await?])
+        }
+        Request::ListNetworkConnectors(_) => on_anything(),
     }
+}
+
+/// What tags are of: an image, or a network connector.
+async fn of_tagged(control: &Control, action: &str, resource: &str) -> Result<Vec<Need>, ApiError> {
+    if control.connector_facts(resource).await?.is_some() {
+        return Ok(vec![of_connector(control, action, resource).await?]);
+    }
+    let image = named_image(control, resource, None).await?;
+    Ok(vec![need(action, &image)])
+}
+
+/// An operation on a connector, by whatever it is called: policies are about its ARN. Only who may act on
+/// every connector learns that one is not there.
+async fn of_connector(control: &Control, action: &str, identifier: &str) -> Result<Need, ApiError> {
+    let Some(connector) = control.connector_facts(identifier).await? else {
+        return Ok(Need::new(
+            action,
+            Resource::new(connector_arn(control, "*")),
+        ));
+    };
+    let resource = match connector.version_arn {
+        Some(version) => Resource::new(version).or(connector.arn),
+        None => Resource::new(connector.arn),
+    };
+    Ok(Need::new(action, resource).resource_tags(&connector.tags))
+}
+
+fn connector_arn(control: &Control, id: &str) -> String {
+    let place = control.place();
+    format!(
+        "arn:aws:lambda:{}:{}:network-connector:{id}",
+        place.region, place.account
+    )
+}
+
+fn operate_as(role: &str) -> Need {
+    Need::new("iam:PassRole", Resource::new(role)).set("iam:PassedToService", PASSED_TO)
 }
 
 fn image_arn(control: &Control, name: &str) -> String {

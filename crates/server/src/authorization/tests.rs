@@ -13,7 +13,7 @@ use colibri_store::{IamChange, IamOwner, InlinePolicy, Store};
 use colibri_testkit::World;
 use colibri_wire::id::place::{Account, Place, Region};
 use colibri_wire::id::port::AllowedPorts;
-use colibri_wire::model::OPERATIONS;
+use colibri_wire::model::operations;
 use colibri_wire::page::PageKey;
 use colibri_wire::{ApiError, Operation, Request, Route};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use crate::{logs as service, sts};
 const IMAGE: &str = "arn:aws:lambda:us-east-1:000000000000:microvm-image:hello";
 const MANAGED: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
 const ROLE: &str = "arn:aws:iam::000000000000:role/build";
+const CONNECTORS: &str = "arn:aws:lambda:us-east-1:000000000000:network-connector:*";
 const CONNECTOR: &str = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:";
 const LOGS: &str = "arn:aws:logs:us-east-1:000000000000:log-group:";
 
@@ -247,13 +248,36 @@ fn case(operation: Operation, microvm: &str) -> (String, Value, Vec<(String, Str
         Operation::ListTags => (path("TAGS"), none, on(IMAGE)),
         Operation::TagResource => (path("TAGS"), json!({"Tags": {"a": "b"}}), on(IMAGE)),
         Operation::UntagResource => (path("TAGS?tagKeys=a"), none, on(IMAGE)),
+        Operation::CreateNetworkConnector => {
+            let vpc = json!({"VpcEgressConfiguration": {"SubnetIds": ["subnet-1"]}});
+            let body = json!({"Name": "new", "Configuration": vpc, "OperatorRole": ROLE});
+            let rights = with(CONNECTORS, &[("iam:PassRole", ROLE)]);
+            (path("/2026-04-04/network-connectors"), body, rights)
+        }
+        Operation::UpdateNetworkConnector => (
+            path("/2026-04-04/network-connectors/office"),
+            json!({"OperatorRole": ROLE}),
+            with(CONNECTORS, &[("iam:PassRole", ROLE)]),
+        ),
+        // There is none of that name: only who may act on all of them learns it.
+        Operation::GetNetworkConnector | Operation::DeleteNetworkConnector => (
+            path("/2026-04-04/network-connectors/office"),
+            none,
+            on(CONNECTORS),
+        ),
+        Operation::ListNetworkConnectorVersions => (
+            path("/2026-04-04/network-connectors/office/versions"),
+            none,
+            on(CONNECTORS),
+        ),
+        Operation::ListNetworkConnectors => (path("/2026-04-04/network-connectors"), none, on("*")),
     }
 }
 
 #[tokio::test]
 async fn every_operation_on_microvms_needs_its_rights_all_of_them_and_no_more() {
     let trial = Trial::new().await;
-    for model in OPERATIONS {
+    for model in operations() {
         let name = model.operation.name();
         let (target, body, rights) = case(model.operation, &trial.microvm);
         let request = request(model.method, &target, &body);

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use uuid::{Builder, Uuid};
+
 use super::arn;
-use super::place::{Account, PARTITION, Region};
+use super::place::{Account, PARTITION, Place, Region};
 
 /// Why a text names no connector; `Display` is what the service answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +84,25 @@ pub enum ConnectorArn {
     },
 }
 
+/// Prefix of a connector's id, before its UUID.
+const ID_PREFIX: &str = "nc-";
+
+/// The id of a new connector, of random bytes.
+#[must_use]
+pub fn connector_id(random: [u8; 16]) -> String {
+    format!(
+        "{ID_PREFIX}{}",
+        Builder::from_random_bytes(random).into_uuid()
+    )
+}
+
+/// Whether a text has the form of a connector's id.
+#[must_use]
+pub fn is_connector_id(text: &str) -> bool {
+    text.strip_prefix(ID_PREFIX)
+        .is_some_and(|uuid| uuid.len() == 36 && Uuid::try_parse(uuid).is_ok())
+}
+
 /// Longest ARN of a connector (the model's `NetworkConnectorIdentifier`).
 const MAX_ARN_LENGTH: usize = 140;
 
@@ -90,6 +111,18 @@ impl ConnectorArn {
     #[must_use]
     pub fn managed(region: Region, connector: ManagedConnector) -> Self {
         Self::Managed { region, connector }
+    }
+
+    /// ARN of an account's own connector, or of one version of it.
+    #[must_use]
+    pub fn own(place: &Place, id: impl Into<String>, version: Option<u32>) -> Self {
+        let Place { region, account } = place.clone();
+        Self::Own {
+            region,
+            account,
+            id: id.into(),
+            version,
+        }
     }
 
     /// Reads an ARN.

@@ -131,7 +131,7 @@ pub(super) static BUILD_STATE: Shape =
 
 pub(super) static CHIPSET: Shape = Shape::Choice(&["GRAVITON", "INTEL"]);
 
-pub(super) static LONG: Shape = Shape::Long;
+pub(super) static LONG: Shape = Shape::Long { min: None };
 
 pub(super) static SNAPSHOT_BUILD: Shape = Shape::Structure(&[
     member("memorySnapshotSizeInBytes", &LONG),

@@ -1,6 +1,7 @@
-//! Index of the operations and errors, each with its status and its shapes.
+//! Index of the operations and errors of `lambda-microvms`, each with its status and its shapes, and the
+//! names of those of both APIs; the index of `lambda-core` is in [`super::core`].
 
-use super::{Shape, errors, images, microvms, tags};
+use super::{CORE_ERRORS, CORE_OPERATIONS, Shape, errors, images, microvms, tags};
 
 /// One operation of the model.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub struct ErrorModel {
 
 macro_rules! operations {
     ($($name:ident),* $(,)?) => {
-        /// An operation of `lambda-microvms`.
+        /// An operation of `lambda-microvms`, or of the connectors of `lambda-core`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Operation {
             $(
@@ -58,7 +59,8 @@ macro_rules! operations {
 }
 
 operations! {
-    CreateMicrovmAuthToken, CreateMicrovmImage, CreateMicrovmShellAuthToken, DeleteMicrovmImage, DeleteMicrovmImageVersion, GetMicrovm, GetMicrovmImage, GetMicrovmImageBuild, GetMicrovmImageVersion, ListManagedMicrovmImageVersions, ListManagedMicrovmImages, ListMicrovmImageBuilds, ListMicrovmImageVersions, ListMicrovmImages, ListMicrovms, ListTags, ResumeMicrovm, RunMicrovm, SuspendMicrovm, TagResource, TerminateMicrovm, UntagResource, UpdateMicrovmImage, UpdateMicrovmImageVersion
+    CreateMicrovmAuthToken, CreateMicrovmImage, CreateMicrovmShellAuthToken, DeleteMicrovmImage, DeleteMicrovmImageVersion, GetMicrovm, GetMicrovmImage, GetMicrovmImageBuild, GetMicrovmImageVersion, ListManagedMicrovmImageVersions, ListManagedMicrovmImages, ListMicrovmImageBuilds, ListMicrovmImageVersions, ListMicrovmImages, ListMicrovms, ListTags, ResumeMicrovm, RunMicrovm, SuspendMicrovm, TagResource, TerminateMicrovm, UntagResource, UpdateMicrovmImage, UpdateMicrovmImageVersion,
+    CreateNetworkConnector, DeleteNetworkConnector, GetNetworkConnector, ListNetworkConnectorVersions, ListNetworkConnectors, UpdateNetworkConnector,
 }
 
 impl Operation {
@@ -66,11 +68,34 @@ impl Operation {
     #[must_use]
     pub fn model(self) -> &'static OperationModel {
         // The tables list the operations in the enum's own order; a test proves it.
-        &OPERATIONS[self as usize]
+        let index = self as usize;
+        match index.checked_sub(OPERATIONS.len()) {
+            Some(index) => &CORE_OPERATIONS[index],
+            None => &OPERATIONS[index],
+        }
+    }
+
+    /// Which API it is of: that decides how its errors are worded.
+    #[must_use]
+    pub fn api(self) -> Api {
+        if (self as usize) < OPERATIONS.len() {
+            Api::Microvms
+        } else {
+            Api::Core
+        }
     }
 }
 
-/// An error that the model knows.
+/// The published models that the operations are out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Api {
+    /// `lambda-microvms`
+    Microvms,
+    /// `lambda-core`
+    Core,
+}
+
+/// An error that a model knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorName {
     /// `AccessDeniedException`
@@ -97,13 +122,29 @@ pub enum ErrorName {
     TooManyRequests,
     /// `ValidationException`
     Validation,
+    /// `InvalidParameterValueException` of `lambda-core`
+    CoreInvalidParameterValue,
+    /// `NetworkConnectorLimitExceededException`
+    NetworkConnectorLimitExceeded,
+    /// `ResourceConflictException` of `lambda-core`
+    CoreResourceConflict,
+    /// `ResourceNotFoundException` of `lambda-core`
+    CoreResourceNotFound,
+    /// `ServiceException` of `lambda-core`
+    CoreService,
+    /// `TooManyRequestsException` of `lambda-core`
+    CoreTooManyRequests,
 }
 
 impl ErrorName {
     /// What the model says of it.
     #[must_use]
     pub fn model(self) -> &'static ErrorModel {
-        &ERRORS[self as usize]
+        let index = self as usize;
+        match index.checked_sub(ERRORS.len()) {
+            Some(index) => &CORE_ERRORS[index],
+            None => &ERRORS[index],
+        }
     }
 }
 
@@ -573,14 +614,14 @@ pub static OPERATIONS: &[OperationModel] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::{ERRORS, OPERATIONS};
+    use super::{CORE_ERRORS, CORE_OPERATIONS, ERRORS, OPERATIONS};
 
     #[test]
     fn operations_and_errors_stand_where_their_names_look_for_them() {
-        for (index, model) in OPERATIONS.iter().enumerate() {
+        for (index, model) in OPERATIONS.iter().chain(CORE_OPERATIONS).enumerate() {
             assert_eq!(model.operation as usize, index);
         }
-        for (index, model) in ERRORS.iter().enumerate() {
+        for (index, model) in ERRORS.iter().chain(CORE_ERRORS).enumerate() {
             assert_eq!(model.name as usize, index);
         }
     }
