@@ -30,7 +30,17 @@ ERRORS = [
     "MissingAuthenticationTokenException",
 ]
 # What a client is not asked for.
+CORE_ERRORS = [
+    "lambda-core InvalidParameterValueException",
+    "lambda-core ResourceConflictException",
+    "lambda-core ResourceNotFoundException",
+    "lambda-core NetworkConnectorLimitExceededException",
+]
+ATTACHED = "RunMicrovm with a network connector"
 LEFT_OUT = {
+    # The CLI's own model of lambda-core is older: it has neither the operation nor its paginator.
+    ("ListNetworkConnectorVersions", "AWS CLI"),
+    ("paginator ListNetworkConnectorVersions", "AWS CLI"),
     # The crate of S3 takes longer to compile than everything else here together.
     ("s3", "Rust"),
 }
@@ -42,7 +52,21 @@ def wanted():
     model = session.get_service_model("lambda-microvms")
     paginators = session.get_component("data_loader").load_service_model("lambda-microvms", "paginators-1")
     pages = [f"paginator {name}" for name in sorted(paginators["pagination"])]
-    return [*sorted(model.operation_names), *pages, *ERRORS, "s3", "sts"]
+    return [*sorted(model.operation_names), *pages, *ERRORS, "s3", "sts", *wanted_of_core(session)]
+
+
+def wanted_of_core(session):
+    """Rows of the network connectors: the operations of lambda-core that are not managed runtimes'."""
+    model = session.get_service_model("lambda-core")
+    paginators = session.get_component("data_loader").load_service_model("lambda-core", "paginators-1")
+    served = [name for name in model.operation_names if "Runtime" not in name]
+    pages = [f"paginator {name}" for name in sorted(paginators["pagination"]) if name in served]
+    return [*sorted(served), *pages, ATTACHED, *CORE_ERRORS]
+
+
+def is_left_out(row, client, of_core):
+    # There is no package of lambda-core for JavaScript.
+    return (row, client) in LEFT_OUT or (client == "JavaScript" and row in of_core)
 
 
 class Server:
@@ -113,7 +137,8 @@ def complain(client, found, tail):
 
 def drive(client, command, simulated):
     """One client against a server of its own."""
-    rows = [row for row in wanted() if (row, client) not in LEFT_OUT]
+    of_core = wanted_of_core(botocore.session.get_session())
+    rows = [row for row in wanted() if not is_left_out(row, client, of_core)]
     with tempfile.TemporaryDirectory(prefix="colibri-conformance-") as directory:
         server = Server(simulated, Path(directory))
         try:

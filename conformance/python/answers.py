@@ -4,6 +4,8 @@ type, required members, enumerations, lengths, ranges. Clients forgive much of t
 import json
 import re
 
+ISO_TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
 
 def faults(operation, response):
     """What the model says against an answer of an operation, success or error; `response` is botocore's raw one."""
@@ -40,6 +42,9 @@ def check(shape, value, path, found):
             found.append(f"{path} is {value!r}, no integer")
         else:
             bounds(shape, value, "value", path, found)
+    elif shape.type_name == "timestamp" and shape.serialization.get("timestampFormat") == "iso8601":
+        if not isinstance(value, str) or not ISO_TIME.fullmatch(value):
+            found.append(f"{path} is {value!r}, no time as ISO 8601 writes it")
     elif shape.type_name == "timestamp":
         if not isinstance(value, (int, float)) or not 1.7e9 < value < 4e9:
             found.append(f"{path} is {value!r}, no epoch seconds of these years")

@@ -19,6 +19,15 @@ def image_arn(name):
     return f"arn:aws:lambda:{REGION}:{ACCOUNT}:microvm-image:{name}"
 
 
+def connector_arn(identifier):
+    return f"arn:aws:lambda:{REGION}:{ACCOUNT}:network-connector:{identifier}"
+
+
+def vpc(subnet):
+    """The least that a network connector is configured with."""
+    return {"VpcEgressConfiguration": {"SubnetIds": [subnet]}}
+
+
 class Report:
     """Prints what passed and what did not; a failure never stops what comes after it."""
 

@@ -9,6 +9,7 @@ import zipfile
 
 import boto3
 import botocore.session
+import core_with_boto3
 from answers import faults
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -572,7 +573,17 @@ def _():
 
 for microvm in microvms:
     api.terminate_microvm(microvmIdentifier=microvm)
+for microvm in microvms:
+    reached(microvm, "TERMINATED")
 
-unheld = set(api.meta.service_model.operation_names) - set(answers_against_model)
+
+def run_with_connector(**settings):
+    answer = api.run_microvm(imageIdentifier=SECOND, **settings)
+    api.terminate_microvm(microvmIdentifier=answer["microvmId"])
+    return answer
+
+
+unheld = core_with_boto3.drive(check, raises, run_with_connector, api.list_tags)
+unheld |= set(api.meta.service_model.operation_names) - set(answers_against_model)
 if unheld:
     sys.exit(f"no answer of these was held against the model: {sorted(unheld)}")

@@ -10,8 +10,10 @@ import tempfile
 import time
 import uuid
 import zipfile
+from functools import partial
 from pathlib import Path
 
+import core_with_cli
 from report import (
     ACCOUNT,
     ARCHITECTURE,
@@ -50,7 +52,7 @@ def aws(*arguments, **environment):
         return done.stdout
 
 
-def call(operation, *arguments, **options):
+def call(operation, *arguments, service="lambda-microvms", **options):
     """An operation; options as the CLI names them, with `_` for `-`; structures go as JSON."""
     words = []
     for name, value in options.items():
@@ -59,7 +61,7 @@ def call(operation, *arguments, **options):
             words.append(json.dumps(value))
         elif value is not None:
             words.append(str(value))
-    return aws("lambda-microvms", operation, *words, *arguments)
+    return aws(service, operation, *words, *arguments)
 
 
 def raises(error, operation, /, *arguments, **options):
@@ -503,3 +505,13 @@ def _():
     wait_for("first gone", gone)
     raises("ResourceNotFoundException", "get-microvm-image", image_identifier=FIRST)
     equal("again", call("delete-microvm-image", image_identifier=FIRST)["state"], "DELETED")
+
+
+for microvm in microvms:
+    call("terminate-microvm", microvm_identifier=microvm)
+for microvm in microvms:
+    reached(microvm, "TERMINATED")
+
+core = {"service": "lambda-core"}
+run = partial(call, "run-microvm", image_identifier=SECOND)
+core_with_cli.drive(check, partial(call, **core), partial(raises, **core), run)

@@ -2,6 +2,7 @@
 //! `AWS_ENDPOINT_URL` and the credentials' files. Prints one line of JSON for each thing that was tried.
 //! With the word `real`, the main path on a real machine instead.
 
+mod connectors;
 mod errors;
 mod images;
 mod microvms;
@@ -43,6 +44,7 @@ async fn main() {
     let microvms = microvms::drive(&api).await;
     errors::drive(&api, &settings, &microvms).await;
     images::remove(&api).await;
+    connectors::drive(&api, &settings).await;
 }
 
 async fn identity(settings: &aws_config::SdkConfig) -> Outcome {
