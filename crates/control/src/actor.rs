@@ -206,13 +206,11 @@ impl Actor {
 
     /// Waits for what ends a running MicroVM's run.
     async fn serve(&mut self) {
+        // Whoever gave up waiting does not want it any more.
+        self.intents.suspend.retain(|reply| !reply.is_closed());
         if let Some(first) = self.intents.suspend.first() {
             self.requested.clone_from(&first.cause);
             self.begin_suspend().await;
-            for reply in self.intents.suspend.drain(..) {
-                // Whoever asked may have gone.
-                let _ = reply.send(Ok(()));
-            }
             return;
         }
         match self.next().await {
@@ -285,10 +283,6 @@ impl Actor {
             let first = self.intents.resume.first();
             self.requested = first.and_then(|reply| reply.cause.clone());
             self.begin_resume().await;
-            for reply in self.intents.resume.drain(..) {
-                // Whoever asked may have gone.
-                let _ = reply.send(Ok(()));
-            }
             return;
         }
         tokio::select! {
@@ -397,6 +391,14 @@ async fn kept_process_must_go(leave: Option<&Notify>, machine: Option<&dyn Machi
     tokio::select! {
         () = leave.notified() => {}
         _ = machine.exited() => {}
+    }
+}
+
+/// Tells everybody who asked that it is done.
+pub(crate) fn accept_all(replies: &mut Vec<Reply>) {
+    for reply in replies.drain(..) {
+        // Whoever asked may have gone.
+        let _ = reply.send(Ok(()));
     }
 }
 

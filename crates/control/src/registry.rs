@@ -56,6 +56,11 @@ impl Reply {
         }
     }
 
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.answer.is_closed()
+    }
+
     /// Answers; gives the answer back when nobody waits for it any more.
     pub(crate) fn send(
         self,

@@ -5,7 +5,7 @@ use std::future::Future;
 use colibri_hypervisor::machine::VmmError;
 use colibri_store::{Phase, Transition};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, accept_all};
 use crate::changes::Cause;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
@@ -26,7 +26,8 @@ impl From<Stopped> for NotContinued {
 }
 
 impl Actor {
-    /// A suspended MicroVM is to run again: written and published.
+    /// A suspended MicroVM is to run again: written and published. Whoever else asked for it meanwhile has
+    /// what was asked for.
     pub(crate) async fn begin_resume(&mut self) {
         self.intents.wake = false;
         let requested = self.requested.take();
@@ -38,6 +39,7 @@ impl Actor {
                 Transition::to(Phase::Resuming).reason(None),
             )
             .await;
+        accept_all(&mut self.intents.resume);
     }
 
     /// Up to the moment before the guest runs, everything can be undone.

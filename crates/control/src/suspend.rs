@@ -5,7 +5,7 @@ use std::sync::Arc;
 use colibri_hypervisor::machine::VmmError;
 use colibri_store::{Phase, Transition};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, accept_all};
 use crate::changes::Cause;
 use crate::failure::chain;
 use crate::flow::{Step, Stopped};
@@ -15,7 +15,8 @@ use crate::session::Session;
 use crate::settings::SuspendHookFailure;
 
 impl Actor {
-    /// A running MicroVM is to be suspended: written and published.
+    /// A running MicroVM is to be suspended: written and published. Whoever else asked for it meanwhile has
+    /// what was asked for.
     pub(crate) async fn begin_suspend(&mut self) {
         self.forget_wakes().await;
         let requested = self.requested.take();
@@ -27,6 +28,7 @@ impl Actor {
                 Transition::to(Phase::Suspending).reason(None),
             )
             .await;
+        accept_all(&mut self.intents.suspend);
     }
 
     pub(crate) async fn suspend(&mut self) {
