@@ -54,22 +54,34 @@ pub(crate) enum LaunchFailure {
 
 impl LaunchFailure {
     /// What the MicroVM's owner may know.
-    pub(crate) fn for_owner(&self) -> &'static str {
+    pub(crate) fn for_owner(&self) -> String {
         match self {
             Self::Slot(NetworkError::Exhausted { .. }) => {
-                "No capacity: every network slot is in use."
+                "No capacity: every network slot is in use.".into()
             }
-            Self::Slot(_) | Self::Egress(_) => "The MicroVM's network could not be set up.",
+            Self::Slot(_) | Self::Egress(_) => "The MicroVM's network could not be set up.".into(),
             Self::Directory(_) | Self::Machine(VmmError::StorageFull { .. }) => {
-                "The MicroVM could not be started: no storage."
+                "The MicroVM could not be started: no storage.".into()
             }
-            Self::Machine(_) => "The MicroVM could not be started.",
+            Self::Machine(VmmError::ForeignSnapshot {
+                frozen_on, here, ..
+            }) => format!(
+                "The MicroVM's state is of {frozen_on}; this host runs {here}. Bring that back, or build the \
+                 image again for new MicroVMs."
+            ),
+            Self::Machine(VmmError::BadSnapshot { reason, .. }) => format!(
+                "The MicroVM's state cannot be used: {reason}. Put the files right, or terminate it."
+            ),
+            Self::Machine(_) => "The MicroVM could not be started.".into(),
         }
     }
 
-    /// Whether what was to be continued is itself unusable: trying again is in vain.
-    pub(crate) fn is_final(&self) -> bool {
-        matches!(self, Self::Machine(VmmError::BadSnapshot { .. }))
+    /// Whether what was to be continued is itself of no use here: another process would not help.
+    pub(crate) fn is_of_the_snapshot(&self) -> bool {
+        matches!(
+            self,
+            Self::Machine(VmmError::BadSnapshot { .. } | VmmError::ForeignSnapshot { .. })
+        )
     }
 }
 
@@ -205,7 +217,7 @@ impl Actor {
         match self.take_up_in_spare(resume, &reach).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(failure) if failure.is_final() => return Err(failure),
+            Err(failure) if failure.is_of_the_snapshot() => return Err(failure),
             Err(failure) => {
                 tracing::warn!(microvm_id = %self.id, error = %chain(&failure), "a spare is of no use; starting a process");
             }

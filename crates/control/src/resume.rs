@@ -103,12 +103,11 @@ impl Actor {
         Ok(())
     }
 
+    /// Whatever it was, the suspension stays: an operator can put its files right, or bring back what it was
+    /// frozen on. Only its window, its lifetime and its owner end it.
     fn resume_failed(&self, failure: &LaunchFailure) -> NotContinued {
         tracing::warn!(microvm_id = %self.id, error = %chain(failure), "could not resume");
-        if failure.is_final() {
-            return Stopped::Failed("The MicroVM's suspended state cannot be used.".into()).into();
-        }
-        NotContinued::StaysSuspended(failure.for_owner().into())
+        NotContinued::StaysSuspended(failure.for_owner())
     }
 
     async fn stay_suspended(&mut self, reason: String) {

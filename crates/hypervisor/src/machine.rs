@@ -231,7 +231,17 @@ pub enum VmmError {
         /// The bound, seconds.
         seconds: u64,
     },
-    /// A snapshot is incomplete, damaged, or of another host or format.
+    /// A snapshot is good, and of no use on this host: what it was frozen on would continue it.
+    #[error("the snapshot in {path} was frozen on {frozen_on} and this host runs {here}")]
+    ForeignSnapshot {
+        /// Its directory.
+        path: PathBuf,
+        /// Driver, version, accelerator, CPU model and machine type that it was frozen on.
+        frozen_on: String,
+        /// The same of this host.
+        here: String,
+    },
+    /// A snapshot is incomplete, damaged, or of another format.
     #[error("the snapshot in {path} cannot be used: {reason}")]
     BadSnapshot {
         /// Its directory.

@@ -28,21 +28,19 @@ pub const EMPTY_OVERLAY: &str = "overlay.qcow2";
 /// Reads the manifest of a base and checks that this host can use it.
 ///
 /// # Errors
-/// [`VmmError::BadSnapshot`] when it is missing, of an unknown format, or frozen on something else.
+/// [`VmmError::BadSnapshot`] when it is missing or of an unknown format, [`VmmError::ForeignSnapshot`] when it
+/// was frozen on something else.
 pub fn read_base(
     directory: &Path,
     here: &VmmDescription,
 ) -> Result<(BaseManifest, String), VmmError> {
     let (manifest, hash) = read_checked(directory)?;
     if !compatible(&manifest.vmm, here) {
-        return Err(bad(
-            directory,
-            format!(
-                "it was frozen on {} and this host runs {}; build the image again",
-                name(&manifest.vmm),
-                name(here)
-            ),
-        ));
+        return Err(VmmError::ForeignSnapshot {
+            path: directory.to_owned(),
+            frozen_on: name(&manifest.vmm),
+            here: name(here),
+        });
     }
     Ok((manifest, hash))
 }

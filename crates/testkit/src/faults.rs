@@ -55,6 +55,8 @@ pub enum Fault {
     Fail,
     /// It fails for want of space and has done nothing.
     StorageFull,
+    /// It fails because the snapshot is of another host, and has done nothing.
+    Foreign,
     /// It never returns and has done nothing.
     Hang,
     /// It is done and never returns.
@@ -128,6 +130,7 @@ impl Faults {
                 storage_full: false,
             },
             Some(Fault::StorageFull) => Met::Fails { storage_full: true },
+            Some(Fault::Foreign) => Met::Foreign,
             Some(Fault::Hang) => self.hang(operation).await,
             Some(Fault::HangAfter) => Met::HangsAfter,
             Some(Fault::Delay(time)) => {
@@ -178,6 +181,7 @@ impl Faults {
 pub(crate) enum Met {
     Nothing,
     Fails { storage_full: bool },
+    Foreign,
     HangsAfter,
 }
 
@@ -187,6 +191,11 @@ impl Met {
         match self {
             Self::Nothing => Ok(false),
             Self::HangsAfter => Ok(true),
+            Self::Foreign => Err(VmmError::ForeignSnapshot {
+                path: id.into(),
+                frozen_on: "simulated 1.0".into(),
+                here: "simulated 2.0".into(),
+            }),
             Self::Fails { storage_full: true } => Err(VmmError::StorageFull {
                 attempted: attempted.into(),
             }),
@@ -201,7 +210,7 @@ impl Met {
     }
 
     pub(crate) fn fails(&self) -> bool {
-        matches!(self, Self::Fails { .. })
+        matches!(self, Self::Fails { .. } | Self::Foreign)
     }
 
     pub(crate) fn hangs_after(&self) -> bool {
