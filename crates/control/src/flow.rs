@@ -7,7 +7,7 @@ use std::time::Duration;
 use colibri_store::{Phase, Transition};
 use tokio::time::sleep;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, LIFETIME_OVER, lifetime_end};
 use crate::failure::chain;
 use crate::registry::{Command, WrongPhase};
 
@@ -178,6 +178,51 @@ impl Actor {
         self.phase = phase;
         self.publish();
         Ok(())
+    }
+
+    /// Tries again, with growing pauses, what fails for a reason that may pass: until it succeeds, has failed for
+    /// good, or the MicroVM is to end.
+    pub(crate) async fn retry<T, E, F, A>(
+        &mut self,
+        what: &str,
+        is_final: fn(&E) -> bool,
+        attempt: A,
+    ) -> Step<Result<T, E>>
+    where
+        E: std::error::Error,
+        F: Future<Output = Result<T, E>>,
+        A: Fn() -> F,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.attend(attempt()).await {
+                Err(error) if !is_final(&error) => {
+                    tracing::error!(microvm_id = %self.id, error = %chain(&error), "could not {what}; trying again");
+                }
+                outcome => return Ok(outcome),
+            }
+            self.pause_within_lifetime(pause).await?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A pause that the end of the MicroVM's lifetime cuts short, and with it the flow.
+    pub(crate) async fn pause_within_lifetime(&mut self, pause: Duration) -> Step<()> {
+        let clock = self.shared.clock.clone();
+        let lifetime = lifetime_end(self.created_at, &self.settings);
+        let is_over = self
+            .attend_unless_ending(async move {
+                tokio::select! {
+                    biased;
+                    () = clock.reached(lifetime) => true,
+                    () = sleep(pause) => false,
+                }
+            })
+            .await?;
+        if is_over {
+            self.begin_end(LIFETIME_OVER.into()).await;
+        }
+        self.unless_ending()
     }
 
     /// Does what must succeed in the end, with growing pauses, answering commands meanwhile.

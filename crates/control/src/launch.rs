@@ -194,20 +194,22 @@ impl Actor {
         let (recorded, session) = self
             .attend_unless_ending(async { tokio::join!(recorded, opened) })
             .await?;
-        recorded
-            .map_err(|error| Stopped::Failed(self.host_failed("record the machine", &error)))?;
+        recorded.map_err(|error| {
+            Stopped::Failed(self.host_failed("record the MicroVM's machine", &error))
+        })?;
         self.session = Some(session?);
         Ok(())
     }
 
     fn launch_failed(&self, failure: &LaunchFailure) -> Stopped {
         tracing::warn!(microvm_id = %self.id, error = %chain(failure), "could not launch");
-        Stopped::Failed(failure.for_owner().into())
+        Stopped::Failed(failure.for_owner())
     }
 
+    /// What the owner may know of a failure of the host: what was attempted, not why.
     pub(crate) fn host_failed(&self, attempted: &str, error: &dyn std::error::Error) -> String {
         tracing::error!(microvm_id = %self.id, error = %chain(error), "could not {attempted}");
-        "The MicroVM could not be started.".into()
+        format!("The host could not {attempted}.")
     }
 
     /// Has a stopped machine, from the base or from the suspension: in a spare that waits, or in a process of

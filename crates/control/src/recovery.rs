@@ -9,12 +9,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use colibri_hypervisor::Machine;
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::manifest::MANIFEST_FILE;
+use colibri_network::NetworkError;
 use colibri_store::{ImageState, Listing, Microvm, Phase, StoreError, Transition, VersionState};
+use tokio::time::timeout;
 
-use crate::actor::{Actor, Recorded};
+use crate::actor::{Actor, Recorded, process_reason};
 use crate::builds::machines_of;
 use crate::control::{Control, Shared};
 use crate::failure::{StartFailure, chain};
@@ -24,6 +28,10 @@ use crate::{bases, images, provision, versions};
 
 /// Rows that are read at a time where a list is walked.
 const PAGE: usize = 1000;
+/// Times that the guest of a machine that was taken over is asked for a session, each with the session's bound.
+const RECONNECTS: u32 = 10;
+/// Pause between them.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> {
     let shared = &control.shared;
@@ -221,16 +229,19 @@ impl Actor {
         let (slot, record) = (self.recorded.slot, self.recorded.machine.clone());
         let Some(record) = record else { return Ok(()) };
         let vmm = Arc::clone(&self.shared.vmm);
-        match self.attend(async move { vmm.adopt(record).await }).await {
-            Ok(machine) => self.machine = Some(machine),
-            Err(VmmError::Gone { .. }) => return self.process_is_gone().await,
-            Err(error) => {
-                return Err(Stopped::Failed(
-                    self.host_failed("take over its machine", &error),
-                ));
-            }
-        }
+        let adopted = self
+            .retry(
+                "take over its machine",
+                |error| matches!(error, VmmError::Gone { .. }),
+                || vmm.adopt(record.clone()),
+            )
+            .await?;
+        let Ok(machine) = adopted else {
+            return self.process_is_gone().await;
+        };
+        self.machine = Some(machine);
         self.recorded.machine = None;
+        self.unless_ending()?;
         self.adopt_slot(slot).await?;
         self.unless_ending()?;
         self.finish_or_undo().await
@@ -239,9 +250,20 @@ impl Actor {
     async fn adopt_slot(&mut self, index: Option<u32>) -> Step<()> {
         let index = index.ok_or_else(|| Stopped::Failed("The MicroVM lost its network.".into()))?;
         let network = Arc::clone(&self.shared.network);
-        let slot = self.attend(async move { network.adopt(index).await }).await;
-        let slot = slot.map_err(|error| {
-            Stopped::Failed(self.host_failed("take over its network slot", &error))
+        let adopted = self
+            .retry(
+                "take over its network slot",
+                |error| {
+                    matches!(
+                        error,
+                        NetworkError::Gone { .. } | NetworkError::InUse { .. }
+                    )
+                },
+                || network.adopt(index),
+            )
+            .await?;
+        let slot = adopted.map_err(|error| {
+            Stopped::Failed(self.host_failed("take over the MicroVM's network slot", &error))
         })?;
         self.recorded.slot = None;
         self.slot = Some(slot);
@@ -257,18 +279,15 @@ impl Actor {
         match self.phase {
             Phase::Running => {
                 // A resume may have been cut off before the spent suspension was removed.
-                self.drop_suspension().await?;
-                let opened = self.opening(self.is_stopped().await)?;
-                self.session = Some(self.attend_unless_ending(opened).await??);
+                self.drop_old_suspension().await?;
+                self.reconnect().await?;
                 self.publish();
                 Ok(())
             }
             Phase::Suspending => {
                 // Whatever of the suspension there is was written by a daemon that is gone: anew.
-                self.drop_suspension().await?;
-                let stopped = self.is_stopped().await;
-                let opened = self.opening(stopped)?;
-                self.session = Some(self.attend_unless_ending(opened).await??);
+                self.drop_old_suspension().await?;
+                self.reconnect().await?;
                 self.become_itself(Origin::Pause, None).await
             }
             // The resume goes on where the guest was or was about to be continued.
@@ -278,6 +297,48 @@ impl Actor {
                 Ok(())
             }
         }
+    }
+
+    async fn drop_old_suspension(&mut self) -> Step<()> {
+        let machine = self.machine()?;
+        let dropped = self
+            .retry(
+                "remove a spent suspension",
+                |_| false,
+                || machine.forget_suspension(),
+            )
+            .await?;
+        dropped.map_err(|error| {
+            Stopped::Failed(self.host_failed("remove the MicroVM's spent suspension", &error))
+        })
+    }
+
+    /// Opens the control session of a machine that was taken over: it runs, and a host that has many to take
+    /// over at once is slow.
+    async fn reconnect(&mut self) -> Step<()> {
+        let machine = self.machine()?;
+        for _ in 1..RECONNECTS {
+            if self.try_reconnect().await?.is_ok() {
+                return Ok(());
+            }
+            if let Ok(cause) = timeout(Duration::ZERO, machine.exited()).await {
+                return Err(Stopped::Failed(process_reason(&cause)));
+            }
+            self.pause_within_lifetime(RECONNECT_PAUSE).await?;
+        }
+        self.try_reconnect().await?
+    }
+
+    /// The inner failure is of this attempt.
+    async fn try_reconnect(&mut self) -> Step<Step<()>> {
+        let opened = self.opening(self.is_stopped().await)?;
+        let opened = self.attend_unless_ending(opened).await?;
+        Ok(opened.map(|session| self.session = Some(session)))
+    }
+
+    fn machine(&self) -> Step<Arc<dyn Machine>> {
+        let machine = self.machine.clone();
+        machine.ok_or_else(|| Stopped::Failed("The MicroVM has no machine.".into()))
     }
 
     /// Whether the guest is stopped; a driver that cannot tell fails later, where it is asked to do something.

@@ -142,7 +142,7 @@ impl Actor {
             .await?;
         self.session = Some(session?);
         dropped.map_err(|error| {
-            Stopped::Failed(self.host_failed("remove a spent suspension", &error))
+            Stopped::Failed(self.host_failed("remove the MicroVM's spent suspension", &error))
         })?;
         self.become_itself(Origin::Snapshot, Some(Hook::Resume))
             .await?;
@@ -170,7 +170,8 @@ impl Actor {
     pub(crate) async fn drop_suspension(&mut self) -> Step<()> {
         let dropping = self.dropping_suspension();
         let dropped = self.attend(dropping).await;
-        dropped
-            .map_err(|error| Stopped::Failed(self.host_failed("remove a spent suspension", &error)))
+        dropped.map_err(|error| {
+            Stopped::Failed(self.host_failed("remove the MicroVM's spent suspension", &error))
+        })
     }
 }

@@ -115,7 +115,7 @@ impl Actor {
             .attend(async move { machine.forget_suspension().await })
             .await;
         dropped.map_err(|error| {
-            Stopped::Failed(self.host_failed("drop a cancelled suspension", &error))
+            Stopped::Failed(self.host_failed("drop the MicroVM's cancelled suspension", &error))
         })?;
         let opened = self.opening(true)?;
         self.session = Some(self.attend_unless_ending(opened).await??);

@@ -77,7 +77,8 @@ impl Drop for QemuMachine {
 }
 
 impl QemuMachine {
-    /// Connects to a process that was just started or found.
+    /// Connects to a process that was just started or found. One that was just started (`is_new`) and does not
+    /// answer is of no use and ended; one that was found may answer the next time, and is somebody's.
     pub(super) async fn connect(
         record: MachineRecord,
         process: Process,
@@ -85,6 +86,7 @@ impl QemuMachine {
         installation: &Installation,
         shape: MachineShape,
         has_network: bool,
+        is_new: bool,
     ) -> Result<Arc<Self>, VmmError> {
         let connected = async {
             let qmp = Qmp::connect(&record.directory, QMP_SOCKET).await?;
@@ -93,6 +95,12 @@ impl QemuMachine {
         };
         let (qmp, status) = match connected.await {
             Ok(connected) => connected,
+            Err(source) if !is_new => {
+                return Err(VmmError::io(
+                    format!("connect to the VMM of machine {}", record.id),
+                    source,
+                ));
+            }
             Err(source) => {
                 process.kill();
                 process.ended().await;
@@ -435,7 +443,13 @@ impl Machine for QemuMachine {
             self.forget_suspension().await?;
         }
         let stopped = Instant::now();
-        self.pause().await?;
+        if let Err(error) = self.pause().await {
+            // It may have been carried out all the same, too late for an answer.
+            if let Err(error) = self.resume().await {
+                warn!(id = self.record.id, %error, "could not let a machine go on that could not be stopped");
+            }
+            return Err(error);
+        }
         match self.capture().await {
             Ok((manifest, captured)) => {
                 let stopped_micros =

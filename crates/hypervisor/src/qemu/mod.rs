@@ -133,6 +133,7 @@ impl Qemu {
             &self.installation,
             shape,
             has_network,
+            true,
         )
         .await
     }
@@ -254,6 +255,7 @@ impl Vmm for Qemu {
             &self.installation,
             shape,
             has_network,
+            false,
         )
         .await?)
     }
