@@ -22,6 +22,10 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 
+/// How much sooner than others the kernel ends a VMM when the host is out of memory (`proc(5)`, -1000 to
+/// 1000): one MicroVM ends rather than the daemon or somebody else's program.
+const OOM_SCORE_ADJUSTMENT: &str = "500";
+
 /// File in a machine's directory that takes QEMU's error output.
 pub(super) const LOG_FILE: &str = "vmm.log";
 
@@ -99,6 +103,8 @@ impl Process {
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         let child = command.spawn()?;
         let pid = child.id();
+        // Raising it is always allowed; a process that is gone already has no need of it.
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJUSTMENT);
         // The watcher below reaps it; `Child` itself has no destructor that would.
         Self::watch(pid, directory, true)
     }

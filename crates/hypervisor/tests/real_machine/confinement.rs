@@ -37,6 +37,12 @@ async fn a_machine_runs_as_its_own_user_with_no_right_and_no_way_out() {
     assert_ne!(namespace(&pid.to_string()), namespace("self"));
     let interfaces = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
     assert!(interfaces.contains("tap0:"), "{interfaces}");
+    let wanted_first = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(
+        wanted_first.trim(),
+        "500",
+        "host out of memory: it goes before the daemon"
+    );
     machine.kill().await.unwrap();
 }
 
