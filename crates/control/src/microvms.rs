@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_store::{Microvm, MicrovmFilter, Phase};
+use colibri_store::{Microvm, MicrovmFilter, MicrovmSummary, Phase};
 use colibri_wire::api_error::QuotaName;
 use colibri_wire::fault;
 use colibri_wire::id::image::{ImageArn, ImageName};
@@ -154,7 +154,7 @@ impl Control {
             .microvms(asked, after, request.paging.limit())
             .await;
         let listing = listing.map_err(|error| store_failed(&error))?;
-        let fits = |row: &Microvm| {
+        let fits = |row: &MicrovmSummary| {
             image.as_ref().is_none_or(|arn| {
                 arn.is_of(&self.shared.settings.place) && arn.name().as_str() == row.image_name
             }) && number.is_none_or(|number| number == row.version)

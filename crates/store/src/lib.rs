@@ -34,7 +34,9 @@ pub use iam::{
 };
 pub use iam_changes::IamChange;
 pub use images::Image;
-pub use microvms::{Admission, Microvm, MicrovmFilter, NewMicrovm, RunOutcome, Transition};
+pub use microvms::{
+    Admission, Microvm, MicrovmFilter, MicrovmSummary, NewMicrovm, RunOutcome, Transition,
+};
 pub use rows::{Listing, Position};
 pub use state::{
     BuildState, ConnectorState, ImageState, Phase, UpdateState, VersionState, VersionStatus,

@@ -102,6 +102,21 @@ pub struct MicrovmFilter {
     pub version: Option<u32>,
 }
 
+/// What a list shows of a MicroVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MicrovmSummary {
+    /// Its id.
+    pub id: String,
+    /// Name of its image.
+    pub image_name: String,
+    /// Number of its image version.
+    pub version: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// When it was run, milliseconds since the Unix epoch.
+    pub created_at: i64,
+}
+
 /// What came of an attempt to admit a MicroVM.
 #[derive(Debug)]
 pub enum RunOutcome {
@@ -275,13 +290,14 @@ impl Store {
         filter: MicrovmFilter,
         after: Option<Position>,
         limit: usize,
-    ) -> Result<Listing<Microvm>, StoreError> {
+    ) -> Result<Listing<MicrovmSummary>, StoreError> {
         self.read(move |db| {
             let (created_at, key) = bounds(after, i64::MIN);
-            let mut statement = db.prepare_cached(&format!(
-                "{COLUMNS} WHERE (created_at, id) > (?1, ?2) AND (?4 IS NULL OR image_name = ?4)
-                   AND (?5 IS NULL OR version = ?5) ORDER BY created_at, id LIMIT ?3"
-            ))?;
+            let mut statement = db.prepare_cached(
+                "SELECT id, image_name, version, phase, created_at FROM microvms
+                 WHERE (created_at, id) > (?1, ?2) AND (?4 IS NULL OR image_name = ?4)
+                   AND (?5 IS NULL OR version = ?5) ORDER BY created_at, id LIMIT ?3",
+            )?;
             let rows = &mut statement.query(params![
                 created_at,
                 key,
@@ -289,7 +305,16 @@ impl Store {
                 filter.image_name,
                 filter.version
             ])?;
-            page(rows, limit, "id", read_microvm)
+            page(rows, limit, "id", |row| {
+                let columns = Columns::new(row, "microvms", key_of(row, "id"));
+                Ok(MicrovmSummary {
+                    id: columns.get("id")?,
+                    image_name: columns.get("image_name")?,
+                    version: columns.get("version")?,
+                    phase: columns.state("phase", Phase::from_stored)?,
+                    created_at: columns.get("created_at")?,
+                })
+            })
         })
         .await
     }
