@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output};
 
-use colibri_hypervisor::cgroup::Cgroup;
+use colibri_hypervisor::cgroup::{Cgroup, CpuBound};
 use colibri_hypervisor::{Architecture, MachineShape};
 
 /// Runs a shell script inside a fresh cgroup of a machine with 1 MiB; `None` where there are none.
@@ -15,7 +15,11 @@ async fn run_bounded(name: &str, script: &str) -> Option<Output> {
         vcpus: 1,
         memory_mib: 1,
     };
-    let cgroup = Cgroup::create(&format!("test-{}-{name}", std::process::id()), shape);
+    let cgroup = Cgroup::create(
+        &format!("test-{}-{name}", std::process::id()),
+        shape,
+        CpuBound::default(),
+    );
     let doors = cgroup.doors().unwrap();
     if doors.is_empty() {
         let _ = writeln!(std::io::stderr(), "skipped: cgroups cannot be made here");

@@ -32,7 +32,7 @@ pub use self::installation::{Installation, version};
 use self::machine::QemuMachine;
 use self::process::{Process, Surroundings};
 use crate::accelerator::Accelerator;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CpuBound};
 use crate::machine::{
     Architecture, BootSpec, Isolation, LaunchSpec, Machine, MachineRecord, MachineShape,
     NetworkAttachment, SpareSpec, Vmm, VmmDescription, VmmError,
@@ -48,13 +48,23 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 #[derive(Debug)]
 pub struct Qemu {
     installation: Installation,
+    cpu: CpuBound,
 }
 
 impl Qemu {
     /// A driver on an installed QEMU.
     #[must_use]
     pub fn new(installation: Installation) -> Self {
-        Self { installation }
+        Self {
+            installation,
+            cpu: CpuBound::default(),
+        }
+    }
+
+    /// This driver, whose machines take no more of the host's processors than this.
+    #[must_use]
+    pub fn bounded(self, cpu: CpuBound) -> Self {
+        Self { cpu, ..self }
     }
 
     /// Starts a machine, or leaves nothing of it.
@@ -104,7 +114,7 @@ impl Qemu {
         let kvm_group = self
             .open_kvm(&mut descriptors)
             .map_err(|source| VmmError::io(attempted(), source))?;
-        let cgroup = Cgroup::create(id, shape);
+        let cgroup = Cgroup::create(id, shape, self.cpu);
         let surroundings = Surroundings {
             directory,
             cgroup: &cgroup,

@@ -306,28 +306,35 @@ pub(super) fn below(root: &Path) -> io::Result<Vec<Found>> {
         if !directory.starts_with(root) {
             continue;
         }
+        if !is_qemu(&entry.path()) {
+            continue;
+        }
         let Ok(command_line) = fs::read(entry.path().join("cmdline")) else {
             continue;
         };
-        let mut arguments = command_line.split(|byte| *byte == 0);
-        let is_qemu = arguments.next().is_some_and(|program| {
-            String::from_utf8_lossy(program)
-                .rsplit('/')
-                .next()
-                .is_some_and(|name| name.starts_with("qemu-system-"))
-        });
-        let name = arguments
+        let named = command_line
+            .split(|byte| *byte == 0)
             .skip_while(|argument| *argument != b"-name")
             .nth(1);
-        if let (true, Some(name)) = (is_qemu, name) {
-            found.push(Found {
-                pid,
-                name: String::from_utf8_lossy(name).into_owned(),
-                directory,
-            });
-        }
+        let name = named.map(|name| String::from_utf8_lossy(name).into_owned());
+        let last = directory.file_name();
+        let name = name.or_else(|| last.map(|last| last.to_string_lossy().into_owned()));
+        found.extend(name.map(|name| Found {
+            pid,
+            name,
+            directory,
+        }));
     }
     Ok(found)
+}
+
+/// Whether a process runs QEMU's program, whatever it calls itself: a machine that was taken over could hide
+/// behind another name, and another program has ours by chance.
+fn is_qemu(process: &Path) -> bool {
+    fs::read_link(process.join("exe")).is_ok_and(|program| {
+        let name = program.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.starts_with("qemu-system-"))
+    })
 }
 
 fn not_found(errno: rustix::io::Errno) -> io::Error {
@@ -335,5 +342,51 @@ fn not_found(errno: rustix::io::Errno) -> io::Error {
         io::ErrorKind::NotFound.into()
     } else {
         errno.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::process::CommandExt as _;
+    use std::path::Path;
+    use std::process::{Child, Command};
+
+    use super::below;
+
+    /// A process that waits, started in a directory; ended when it is dropped.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start(program: &Path, called: &str, directory: &Path) -> Self {
+            let mut command = Command::new(program);
+            command.arg0(called).arg("600").current_dir(directory);
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn only_qemu_below_the_root_is_found_whatever_it_and_others_call_themselves() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().canonicalize().unwrap();
+        let (ours, elsewhere) = (root.join("data/microvm-1"), root.join("data-of-another"));
+        fs::create_dir_all(&ours).unwrap();
+        fs::create_dir_all(&elsewhere).unwrap();
+        let qemu = root.join("qemu-system-test");
+        fs::copy("/bin/sleep", &qemu).unwrap();
+        let sleep = Path::new("/bin/sleep");
+        let machine = Sleeper::start(&qemu, "something-else", &ours);
+        let _look_alike = Sleeper::start(sleep, "qemu-system-x86_64", &ours);
+        let _others = Sleeper::start(&qemu, "qemu-system-x86_64", &elsewhere);
+        let found = below(&root.join("data")).unwrap();
+        let found: Vec<_> = found.iter().map(|it| (it.pid, it.name.as_str())).collect();
+        assert_eq!(found, [(machine.0.id(), "microvm-1")]);
     }
 }
