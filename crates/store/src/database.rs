@@ -134,7 +134,8 @@ impl Store {
                 path: path.clone(),
                 source,
             })?;
-        let mut writer = connect(&path)?;
+        let mut writer = connect(&path).map_err(|error| damage(&path, error))?;
+        check(&path, &writer)?;
         migrations().to_latest(&mut writer)?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
@@ -206,6 +207,38 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// A damaged file is told before it is served: a page that is read later would fail one operation after the
+/// other. Takes milliseconds for the few megabytes that the state has.
+fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    let verdict = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match verdict.map_err(|error| damage(path, error.into()))? {
+        verdict if verdict == "ok" => Ok(()),
+        what => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            what,
+        }),
+    }
+}
+
+/// An error that means a damaged file, as such.
+fn damage(path: &Path, error: StoreError) -> StoreError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error {
+        StoreError::Sqlite(cause)
+            if matches!(
+                cause.sqlite_error_code(),
+                Some(DatabaseCorrupt | NotADatabase)
+            ) =>
+        {
+            StoreError::Damaged {
+                path: path.to_owned(),
+                what: cause.to_string(),
+            }
+        }
+        other => other,
+    }
 }
 
 fn migrations() -> Migrations<'static> {

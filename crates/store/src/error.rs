@@ -14,6 +14,18 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is no database, or a damaged one.
+    #[error(
+        "the state database {path} is damaged ({what}). Keep a copy of it and of the -wal file beside it; then put a \
+         backup in its place, or what `sqlite3 {path} .recover | sqlite3 NEW` saves. With the file moved away the next \
+         start begins empty, and removes every MicroVM"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says of it.
+        what: String,
+    },
     /// The schema could not be brought up to date; a database written by a newer version ends here.
     #[error(
         "could not bring the schema of the state database up to date; was it written by a newer version?"

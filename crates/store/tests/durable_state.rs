@@ -317,3 +317,21 @@ async fn a_name_is_taken_once() {
         .await;
     assert!(matches!(again, Err(StoreError::Exists { .. })));
 }
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    drop(store_with_image(&path).await);
+    let whole = std::fs::read(&path).unwrap();
+    let mut torn = whole.clone();
+    torn[4096..].fill(0xAA);
+    for content in [torn, b"this is not a database".repeat(500)] {
+        std::fs::write(&path, content).unwrap();
+        let refused = Store::open(&path).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Damaged { .. }), "{refused:?}");
+        assert!(refused.to_string().contains(".recover"), "{refused}");
+    }
+    std::fs::write(&path, whole).unwrap();
+    assert!(Store::open(&path).await.is_ok());
+}
