@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use colibri_control::{Clock, Control, EndpointForm, Parts};
-use colibri_hypervisor::{Architecture, qemu::Qemu};
+use colibri_hypervisor::{Architecture, cgroup::CpuBound, qemu::Qemu};
 use colibri_iam::Principals;
 use colibri_image::{BuilderSettings, ContainerImageBuilder, GuestAssets};
 use colibri_ingress::{Certificates, Domain, Ingress, ListenAddress, TokenMint};
@@ -69,6 +69,7 @@ impl ServeError {
 
 /// Serves until SIGTERM or SIGINT. MicroVMs go on running.
 pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
+    settings.capacity.check()?;
     let data = settings.data_dir();
     let _lock = take_directory(&data)?;
     raise_descriptor_limit();
@@ -133,6 +134,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     connect_vpc(&settings, &mut choices)?;
     keep_for_speed(&settings, &mut choices);
     lives::choose(&settings.microvms, &mut choices)?;
+    set_capacity(&settings, &mut choices);
     let control = Control::start(Parts {
         settings: choices,
         store,
@@ -324,7 +326,10 @@ async fn hypervisor(settings: &Settings) -> Result<(Arc<Qemu>, GuestAssets), Box
         accelerator = described.accelerator,
         "hypervisor"
     );
-    Ok((Arc::new(Qemu::new(installation)), guest))
+    let cpu = CpuBound {
+        processors_per_vcpu: settings.capacity.processors_per_vcpu,
+    };
+    Ok((Arc::new(Qemu::new(installation).bounded(cpu)), guest))
 }
 
 fn builder_settings(settings: &Settings, data: &Path) -> BuilderSettings {
@@ -374,6 +379,16 @@ fn connect_vpc(
 }
 
 /// What the file says of machines that are kept for speed; the rest stays as it is by default.
+fn set_capacity(settings: &Settings, choices: &mut colibri_control::Settings) {
+    let capacity = &settings.capacity;
+    choices.max_running = capacity.microvms.unwrap_or(choices.max_running);
+    choices.reserve_mib = capacity.reserve_mib.unwrap_or(choices.reserve_mib);
+    let overcommit = capacity
+        .memory_overcommit
+        .unwrap_or(colibri_control::MEMORY_OVERCOMMIT);
+    choices.max_memory_mib = colibri_control::memory_limit_mib(overcommit, choices.reserve_mib);
+}
+
 fn keep_for_speed(settings: &Settings, choices: &mut colibri_control::Settings) {
     let (pool, spares, hot) = (&mut choices.pool, &mut choices.spares, &mut choices.hot);
     pool.enabled = settings.pool.enabled.unwrap_or(pool.enabled);

@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) aws_quirks: bool,
     /// `[vpc]`
     pub(crate) vpc: VpcSection,
+    /// `[capacity]`
+    pub(crate) capacity: Capacity,
 }
 
 /// `[api]`
@@ -225,6 +227,48 @@ pub(crate) struct Hot {
     pub(crate) seconds: Option<u64>,
 }
 
+/// `[capacity]`: what the host takes; the rest is refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Capacity {
+    /// Most MicroVMs with a process; 1000 by default.
+    pub(crate) microvms: Option<u32>,
+    /// Baseline memory of those, as a multiple of the host's; 4.0 by default.
+    pub(crate) memory_overcommit: Option<f64>,
+    /// Memory that one more machine leaves available, MiB; a twentieth of the host's by default.
+    pub(crate) reserve_mib: Option<u64>,
+    /// Processors that a machine may take for each of its vCPUs; no bound by default.
+    pub(crate) processors_per_vcpu: Option<f64>,
+}
+
+impl Capacity {
+    /// Refuses what no host could be run with.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        let within = |value: Option<f64>, least: f64, most: f64| {
+            value.is_none_or(|value| (least..=most).contains(&value))
+        };
+        if !within(self.memory_overcommit, 0.1, 100.0) {
+            return Err(SettingsError::Refused {
+                setting: "capacity.memory_overcommit",
+                problem: "it is a number from 0.1 to 100".into(),
+            });
+        }
+        if !within(self.processors_per_vcpu, 0.05, 100.0) {
+            return Err(SettingsError::Refused {
+                setting: "capacity.processors_per_vcpu",
+                problem: "it is a number from 0.05 to 100".into(),
+            });
+        }
+        if self.microvms == Some(0) {
+            return Err(SettingsError::Refused {
+                setting: "capacity.microvms",
+                problem: "with none, nothing can run; leave it out for 1000".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
@@ -314,6 +358,22 @@ where
 #[cfg(test)]
 mod tests {
     use super::{AcceleratorChoice, Settings};
+
+    #[test]
+    fn a_capacity_that_no_host_can_be_run_with_is_refused() {
+        for (text, fits) in [
+            (
+                "memory_overcommit = 1.5\nreserve_mib = 512\nprocessors_per_vcpu = 1.0",
+                true,
+            ),
+            ("memory_overcommit = 0.0", false),
+            ("processors_per_vcpu = -1.0", false),
+            ("microvms = 0", false),
+        ] {
+            let settings: Settings = toml::from_str(&format!("[capacity]\n{text}")).unwrap();
+            assert_eq!(settings.capacity.check().is_ok(), fits, "{text}");
+        }
+    }
 
     #[test]
     fn an_empty_file_is_all_defaults_and_a_typing_mistake_is_an_error() {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::changes::{Cause, cause_of, current_request};
+use crate::clock::Clock;
 use crate::control::Shared;
 use crate::documents::{self, LaunchSettings, MachineIdentity};
 use crate::flow::Stopped;
@@ -48,6 +49,10 @@ pub(crate) struct Actor {
     pub(crate) memory_mib: u32,
     pub(crate) created_at: i64,
     pub(crate) suspended_at: Option<i64>,
+    /// When its lifetime ends, on the steady clock.
+    pub(crate) lifetime_end: i64,
+    /// Since when it sleeps, on the steady clock.
+    pub(crate) asleep_since: i64,
     pub(crate) run_payload: Option<String>,
     pub(crate) identity: Option<MachineIdentity>,
     pub(crate) phase: Phase,
@@ -144,6 +149,7 @@ impl Actor {
             closed: ingress.closed,
             shell: ingress.shell,
         });
+        let lifetime_end = lifetime_end(&shared.clock, row.created_at, &settings);
         let actor = Self {
             shared: Arc::clone(shared),
             id: row.id,
@@ -154,6 +160,8 @@ impl Actor {
             memory_mib: row.memory_mib,
             created_at: row.created_at,
             suspended_at: row.suspended_at,
+            lifetime_end,
+            asleep_since: asleep_since(&shared.clock, row.suspended_at),
             run_payload: row.run_payload,
             identity,
             phase: row.phase,
@@ -239,7 +247,7 @@ impl Actor {
             .settings
             .idle_policy
             .map(|policy| policy.max_idle_duration_seconds);
-        let lifetime = lifetime_end(self.created_at, &self.settings);
+        let lifetime = self.lifetime_end;
         let watched = Watched {
             running,
             lease: &self.handle.lease,
@@ -272,7 +280,7 @@ impl Actor {
     async fn sleep(&mut self) {
         let is_kept = self.machine.is_some();
         let _asleep = (!is_kept).then(|| self.shared.pool.asleep(&self.source()));
-        let lifetime = lifetime_end(self.created_at, &self.settings);
+        let lifetime = self.lifetime_end;
         let window = self.window_end();
         let clock = self.shared.clock.clone();
         let wants_traffic = self
@@ -303,15 +311,19 @@ impl Actor {
         }
     }
 
-    /// When the suspended window ends, milliseconds since the Unix epoch. A window of nothing means that an
+    /// When the suspended window ends, on the steady clock. A window of nothing means that an
     /// idle MicroVM is ended at once; one that was suspended on request has no window then.
     fn window_end(&self) -> Option<i64> {
         let window = self.settings.idle_policy?.suspended_duration_seconds;
-        (window > 0).then(|| {
-            self.suspended_at
-                .unwrap_or(self.created_at)
-                .saturating_add(i64::from(window) * 1000)
-        })
+        (window > 0).then(|| self.asleep_since.saturating_add(i64::from(window) * 1000))
+    }
+
+    /// It sleeps from now on; the time of day.
+    pub(crate) fn fell_asleep(&mut self) -> i64 {
+        let now = self.shared.clock.now();
+        self.suspended_at = Some(now);
+        self.asleep_since = self.shared.clock.steady();
+        now
     }
 
     /// The MicroVM is to end, for this reason: written (where the state can be), published, no more traffic.
@@ -403,8 +415,24 @@ pub(crate) fn accept_all(replies: &mut Vec<Reply>) {
 }
 
 /// When a MicroVM's lifetime is over, milliseconds since the Unix epoch.
-pub(crate) fn lifetime_end(created_at: i64, settings: &LaunchSettings) -> i64 {
-    created_at.saturating_add(i64::from(settings.maximum_duration_seconds) * 1000)
+/// When a lifetime ends, on the steady clock.
+fn lifetime_end(clock: &Clock, created_at: i64, settings: &LaunchSettings) -> i64 {
+    let whole = i64::from(settings.maximum_duration_seconds) * 1000;
+    let begun = settings.began.as_ref();
+    let passed = begun
+        .and_then(|began| clock.since(began))
+        .unwrap_or_else(|| clock.now().saturating_sub(created_at));
+    clock
+        .steady()
+        .saturating_add(whole - passed.clamp(0, whole))
+}
+
+/// Since when a MicroVM sleeps that an earlier daemon suspended, on the steady clock: by the wall clock, and
+/// never in the future.
+fn asleep_since(clock: &Clock, suspended_at: Option<i64>) -> i64 {
+    let now = clock.now();
+    let passed = now.saturating_sub(suspended_at.unwrap_or(now)).max(0);
+    clock.steady().saturating_sub(passed)
 }
 
 /// The reason of section 5.6 for an application that ended.

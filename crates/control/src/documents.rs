@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clock::Moment;
 use crate::idle::IdleSignals;
 
 /// What was fixed at a MicroVM's launch.
@@ -28,6 +29,9 @@ pub(crate) struct LaunchSettings {
     /// What counts as activity beside bytes.
     #[serde(default)]
     pub(crate) idle_signals: IdleSignals,
+    /// When it was launched, for daemons of the same boot; rows of earlier versions lack it.
+    #[serde(default)]
+    pub(crate) began: Option<Moment>,
 }
 
 /// A log group and stream.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use colibri_store::{Phase, Transition};
 use tokio::time::sleep;
 
-use crate::actor::{Actor, LIFETIME_OVER, lifetime_end};
+use crate::actor::{Actor, LIFETIME_OVER};
 use crate::failure::chain;
 use crate::registry::{Command, WrongPhase};
 
@@ -209,7 +209,7 @@ impl Actor {
     /// A pause that the end of the MicroVM's lifetime cuts short, and with it the flow.
     pub(crate) async fn pause_within_lifetime(&mut self, pause: Duration) -> Step<()> {
         let clock = self.shared.clock.clone();
-        let lifetime = lifetime_end(self.created_at, &self.settings);
+        let lifetime = self.lifetime_end;
         let is_over = self
             .attend_unless_ending(async move {
                 tokio::select! {

@@ -10,7 +10,7 @@ use colibri_wire::id::version::ImageVersion;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::actor::{Actor, lifetime_end};
+use crate::actor::Actor;
 use crate::registry::{Command, Handle, Reply};
 
 /// A MicroVM, to its guest.
@@ -80,6 +80,7 @@ impl Actor {
             return;
         };
         let place = &self.shared.settings.place;
+        let lifetime = i64::from(self.settings.maximum_duration_seconds) * 1000;
         let about = About {
             microvm_id: self.id.clone(),
             image_arn,
@@ -87,7 +88,7 @@ impl Actor {
             region: place.region.as_str().to_owned(),
             account_id: place.account.as_str().to_owned(),
             started_at: seconds(self.created_at),
-            ends_at: seconds(lifetime_end(self.created_at, &self.settings)),
+            ends_at: seconds(self.created_at.saturating_add(lifetime)),
         };
         let subject = Arc::new(Own { about, handle });
         let served = Arc::clone(&self.shared.metadata).serve(listener, subject);

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Part of the host's memory below which it counts as short of it, percent available.
 const SHORT_PERCENT: u64 = 10;
 
+/// Memory of a simulated host, MiB.
+const SIMULATED_MIB: u64 = 16 * 1024;
+
 /// Tells the host's memory.
 #[derive(Debug, Clone, Default)]
 pub struct HostMemory {
@@ -39,21 +42,33 @@ impl HostMemory {
         if let Some(simulated) = &self.simulated_percent {
             return simulated.load(Ordering::Relaxed) < SHORT_PERCENT;
         }
-        let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else {
-            return false;
-        };
-        match (
-            kib_of(&meminfo, "MemAvailable:"),
-            kib_of(&meminfo, "MemTotal:"),
-        ) {
-            (Some(available), Some(total)) => available < total / 100 * SHORT_PERCENT,
-            _ => false,
+        match system() {
+            Some((available, total)) => available < total / 100 * SHORT_PERCENT,
+            None => false,
         }
+    }
+
+    /// Whether this much is available, MiB. A host that does not tell is believed to have it.
+    pub(crate) fn has(&self, mib: u64) -> bool {
+        if let Some(simulated) = &self.simulated_percent {
+            return simulated.load(Ordering::Relaxed) * SIMULATED_MIB / 100 >= mib;
+        }
+        system().is_none_or(|(available, _)| available / 1024 >= mib)
     }
 }
 
+/// What is available of this host's memory, and all of it, KiB.
+fn system() -> Option<(u64, u64)> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some((
+        kib_of(&meminfo, "MemAvailable:")?,
+        kib_of(&meminfo, "MemTotal:")?,
+    ))
+}
+
 /// Memory of this host, MiB (`MemTotal` of proc(5)).
-pub(crate) fn host_memory_mib() -> Option<u64> {
+#[must_use]
+pub fn host_memory_mib() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     kib_of(&meminfo, "MemTotal:").map(|kib| kib / 1024)
 }

@@ -117,6 +117,11 @@ impl HotTier {
         Some(leave)
     }
 
+    /// What the kept processes take, MiB.
+    pub(crate) fn memory_mib(&self) -> u64 {
+        self.kept().bytes().div_ceil(1024 * 1024)
+    }
+
     fn most(&self, usage: SlotUsage) -> usize {
         self.settings.machines.min(usage.capacity as usize / 2)
     }

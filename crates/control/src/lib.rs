@@ -42,6 +42,7 @@ mod acceptance;
 mod actor;
 mod bases;
 mod builds;
+mod capacity;
 mod changes;
 mod clock;
 mod connector_removal;
@@ -93,14 +94,14 @@ pub use clock::Clock;
 pub use control::{Control, Parts};
 pub use facts::{ConnectorFacts, ImageFacts};
 pub use failure::StartFailure;
-pub use host_memory::HostMemory;
+pub use host_memory::{HostMemory, host_memory_mib};
 pub use idle::{IdleSignals, UnknownSignal};
 pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
 pub use registry::Endpoint;
 pub use settings::{
-    Arm64Requests, EndpointForm, HotSettings, PoolSettings, Settings, SpareSettings,
-    SuspendHookFailure,
+    Arm64Requests, EndpointForm, HotSettings, MEMORY_OVERCOMMIT, PoolSettings, Settings,
+    SpareSettings, SuspendHookFailure, default_reserve_mib, memory_limit_mib,
 };
 pub use tokens::{MintFailure, TokenMint};
 pub use vpc::{SecurityGroup, SecurityRule, Subnet, Vpc};

@@ -15,14 +15,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::capacity::MACHINE_MIB;
 use crate::pooled::PoolMachine;
 use crate::settings::{PoolSettings, SpareSettings};
 use crate::stock::Stock;
 pub(crate) use crate::stock::{Kind, Source};
 
-/// Memory that a machine of the pool has for itself, MiB. Measured: 37 to 50 with a Flask application
-/// under emulation; an application that warms more of itself up takes more.
-const MACHINE_MIB: u64 = 96;
 /// Memory that a spare has for itself, MiB: a QEMU that has not run anything.
 const SPARE_MIB: u64 = 32;
 /// A launch waits for a machine that should be made within this time. A launch from the base takes as
@@ -265,6 +263,17 @@ impl Pool {
         if let Some(stock) = self.state().stocks.get_mut(build_id) {
             stock.is_launched = is_launched;
         }
+    }
+
+    /// What the machines that wait or are being made take, MiB.
+    pub(crate) fn memory_mib(&self) -> u64 {
+        let state = self.state();
+        let waiting: usize = state
+            .stocks
+            .values()
+            .map(|stock| stock.machines.len())
+            .sum();
+        (waiting as u64 + u64::from(state.making.is_some())) * MACHINE_MIB
     }
 
     /// Gives a slot back that a machine of the pool holds, where there is one; true when it did.

@@ -51,8 +51,9 @@ pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> 
     remove_leftovers(shared, &microvms).await?;
     shared.builder.sweep().await;
     provision::recover(shared).await?;
+    let contested = contested_slots(&microvms.rows);
     for row in microvms.rows {
-        revive(control, row);
+        revive(control, row, &contested).await;
     }
     resume_removals(control).await?;
     resume_builds(control).await?;
@@ -79,7 +80,8 @@ async fn remove_leftovers(
         .map(|row| row.id.clone())
         .chain(unreadable.clone())
         .collect();
-    let slots: BTreeSet<u32> = taken_over().filter_map(|row| row.slot).collect();
+    let mut slots: BTreeSet<u32> = taken_over().filter_map(|row| row.slot).collect();
+    slots.extend(shared.store.slots_of(unreadable.clone()).await?);
     discard_build_machines(shared).await?;
     let ended = shared
         .vmm
@@ -155,8 +157,19 @@ async fn remove_all_but(directory: &Path, keep: &BTreeSet<String>) -> Result<(),
     Ok(())
 }
 
+/// Slots that more than one row names: a row that could not be read over a reboot kept the number that another
+/// MicroVM has by now.
+fn contested_slots(rows: &[Microvm]) -> BTreeSet<u32> {
+    let mut seen = BTreeSet::new();
+    let claims = rows.iter().filter(|row| is_taken_over(row.phase));
+    claims
+        .filter_map(|row| row.slot)
+        .filter(|slot| !seen.insert(*slot))
+        .collect()
+}
+
 /// Starts a MicroVM's actor, or just its entry when it has ended.
-fn revive(control: &Arc<Control>, row: Microvm) {
+async fn revive(control: &Arc<Control>, row: Microvm, contested: &BTreeSet<u32>) {
     let (id, phase) = (row.id.clone(), row.phase);
     match Actor::of(&control.shared, row) {
         Ok((mut actor, handle)) => {
@@ -164,11 +177,16 @@ fn revive(control: &Arc<Control>, row: Microvm) {
             if !phase.is_live() {
                 return;
             }
-            if !is_taken_over(phase) {
+            if is_taken_over(phase) {
+                actor.claim_slot(contested).await;
+            } else {
                 // Swept.
                 actor.recorded = Recorded::default();
             }
-            control.spawn(actor.run());
+            control.spawn(async move {
+                actor.end_if_hollow().await;
+                actor.run().await;
+            });
         }
         Err(error) => {
             tracing::error!(microvm_id = %id, error = %chain(&error), "a MicroVM was left out of the recovery");
@@ -247,7 +265,55 @@ impl Actor {
         self.finish_or_undo().await
     }
 
+    /// Takes the recorded slot over before anything can be launched: the number of one that is gone, after a
+    /// reboot say, is soon another's, and must not be given back in its place.
+    async fn claim_slot(&mut self, contested: &BTreeSet<u32>) {
+        let Some(index) = self.recorded.slot else {
+            return;
+        };
+        if contested.contains(&index) && !self.recorded_machine_lives().await {
+            self.recorded.slot = None;
+            return;
+        }
+        match self.shared.network.adopt(index).await {
+            Ok(slot) => {
+                self.recorded.slot = None;
+                self.slot = Some(slot);
+            }
+            Err(NetworkError::Gone { .. }) => self.recorded.slot = None,
+            // It is there, so it is nobody else's; the actor tries again.
+            Err(error) => {
+                tracing::warn!(microvm_id = %self.id, error = %chain(&error), "could not take over its network slot yet");
+            }
+        }
+    }
+
+    /// A row that says suspended and has no suspension: a full disk kept an end from being recorded.
+    async fn end_if_hollow(&mut self) {
+        let needs_one = matches!(
+            self.phase,
+            Phase::Captured | Phase::Suspended | Phase::Resuming
+        );
+        let directory = self.shared.settings.microvm_directory(&self.id);
+        let there = tokio::fs::try_exists(directory.join(MANIFEST_FILE)).await;
+        if needs_one && matches!(there, Ok(false)) {
+            self.begin_end("The MicroVM's suspended state is gone.".into())
+                .await;
+        }
+    }
+
+    async fn recorded_machine_lives(&self) -> bool {
+        let vmm = &self.shared.vmm;
+        match self.recorded.machine.clone() {
+            Some(record) => vmm.adopt(record).await.is_ok(),
+            None => false,
+        }
+    }
+
     async fn adopt_slot(&mut self, index: Option<u32>) -> Step<()> {
+        if self.slot.is_some() {
+            return self.furnish_slot().await;
+        }
         let index = index.ok_or_else(|| Stopped::Failed("The MicroVM lost its network.".into()))?;
         let network = Arc::clone(&self.shared.network);
         let adopted = self
@@ -267,6 +333,11 @@ impl Actor {
         })?;
         self.recorded.slot = None;
         self.slot = Some(slot);
+        self.furnish_slot().await
+    }
+
+    /// What a slot that was taken over is to let through, and what answers its guest.
+    async fn furnish_slot(&mut self) -> Step<()> {
         // Connectors, or what the operator lets them reach, may not be what they were.
         self.grant_anew().await.map_err(|failure| {
             Stopped::Failed(self.host_failed("set its network up again", &failure))
@@ -361,8 +432,7 @@ impl Actor {
         if self.phase == Phase::Suspending
             && tokio::fs::try_exists(&manifest).await.unwrap_or(false)
         {
-            let now = self.shared.clock.now();
-            self.suspended_at = Some(now);
+            let now = self.fell_asleep();
             return self
                 .enter(
                     Phase::Captured,

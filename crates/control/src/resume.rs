@@ -1,9 +1,10 @@
 //! From suspended to running.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use colibri_hypervisor::machine::VmmError;
-use colibri_store::{Phase, Transition};
+use colibri_store::{Phase, StoreError, Transition};
 
 use crate::actor::{Actor, accept_all};
 use crate::changes::Cause;
@@ -52,12 +53,12 @@ impl Actor {
     }
 
     async fn try_resume(&mut self) -> Result<(), NotContinued> {
-        self.check_memory().await?;
         // Nobody asks for its process from here on: it runs, or is let go.
         if self.leave.take().is_some() {
             self.shared.hot.forget(&self.id);
             self.holds_suspension = true;
         }
+        self.check_memory().await?;
         let _under_way = self.shared.pool.under_way();
         let started = if self.has_stopped_machine().await {
             // Its network is the old one.
@@ -89,18 +90,34 @@ impl Actor {
         false
     }
 
-    async fn check_memory(&self) -> Result<(), NotContinued> {
-        let in_use = self.shared.store.microvms_in_use().await.map_err(|error| {
+    async fn check_memory(&mut self) -> Result<(), NotContinued> {
+        let shared = Arc::clone(&self.shared);
+        let (needs_more, mib) = (self.machine.is_none(), self.memory_mib);
+        let room = async move {
+            if needs_more && !shared.has_memory_left().await {
+                return Ok(Some(
+                    "No capacity: this host is short of memory.".to_owned(),
+                ));
+            }
+            loop {
+                // This one is counted already.
+                let in_use = shared.store.microvms_in_use().await?;
+                let fits = in_use.running_memory_mib <= shared.admission().running_memory_mib;
+                if fits {
+                    return Ok(None);
+                }
+                if !shared.give_up_kept().await {
+                    break;
+                }
+            }
+            Ok::<_, StoreError>(Some(format!(
+                "No capacity: the MicroVM's {mib} MiB do not fit into this host's memory."
+            )))
+        };
+        let room = self.attend(room).await.map_err(|error| {
             NotContinued::StaysSuspended(self.host_failed("learn what memory is in use", &error))
         })?;
-        // This one is counted already.
-        if in_use.running_memory_mib > self.shared.settings.max_memory_mib {
-            return Err(NotContinued::StaysSuspended(format!(
-                "No capacity: the MicroVM's {} MiB do not fit into this host's memory.",
-                self.memory_mib
-            )));
-        }
-        Ok(())
+        room.map_or(Ok(()), |reason| Err(NotContinued::StaysSuspended(reason)))
     }
 
     /// Whatever it was, the suspension stays: an operator can put its files right, or bring back what it was

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use colibri_store::{
-    Admission, Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord,
-    VersionState, VersionStatus,
+    Build, BuildState, ClientToken, Microvm, NewMicrovm, RunOutcome, TokenRecord, VersionState,
+    VersionStatus,
 };
 use colibri_wire::check::configuration::BuildPlan;
 use colibri_wire::check::run::{RunPlan, WantedVersion};
@@ -101,23 +101,32 @@ impl Control {
         }
         let idle_signals = self.idle_signals(&plan, &source).await;
         let new = self.new_microvm(plan, &source, idle_signals)?;
-        let limit = Admission {
-            running: settings.max_running,
-            running_memory_mib: settings.max_memory_mib,
-            kept_memory_mib: settings.max_kept_memory_mib,
-        };
+        if !self.shared.has_memory_left().await {
+            return Err(ApiError::InsufficientCapacity {
+                message: self.shared.no_memory(),
+            });
+        }
         let shared = Arc::clone(&self.shared);
         let hash = token.as_ref().map(|token| token.request_hash.clone());
         let describe = move |row: &Microvm| match shared.describe(row) {
             Ok(description) => documents::write(&description),
             Err(_) => serde_json::Value::Null,
         };
-        let outcome = self
-            .shared
-            .store
-            .admit_microvm(new, limit, token, describe)
-            .await;
-        match outcome.map_err(|error| store_failed(&error))? {
+        let outcome = loop {
+            let limit = self.shared.admission();
+            let admitted = self.shared.store.admit_microvm(
+                new.clone(),
+                limit,
+                token.clone(),
+                describe.clone(),
+            );
+            match admitted.await.map_err(|error| store_failed(&error))? {
+                // Every turn gives up one that is kept for speed.
+                RunOutcome::NoCapacity(_) if self.shared.give_up_kept().await => {}
+                outcome => break outcome,
+            }
+        };
+        match outcome {
             RunOutcome::Admitted(row) => self.admitted(*row),
             RunOutcome::Replayed(record) => {
                 same_request(&record, hash.as_deref().unwrap_or_default())?;
@@ -141,11 +150,7 @@ impl Control {
                 "L-CD1C0CC4",
             )),
             RunOutcome::NoCapacity(in_use) => Err(ApiError::InsufficientCapacity {
-                message: format!(
-                    "This host runs {} MicroVMs with {} MiB of memory and has no room for one more; terminate or \
-                     suspend some, or raise the limits",
-                    in_use.running, in_use.running_memory_mib
-                ),
+                message: self.shared.no_room(in_use),
             }),
         }
     }
@@ -284,6 +289,7 @@ impl Control {
             log,
             hooks: source.hooks,
             idle_signals,
+            began: Some(self.shared.clock.moment()),
         };
         Ok(NewMicrovm {
             id,

@@ -59,11 +59,13 @@ pub struct Settings {
     pub aws_quirks: bool,
     /// Most MicroVMs with a process at a time (suspended ones have none).
     pub max_running: u32,
-    /// Most baseline memory of those, MiB.
+    /// Most baseline memory of those, with what is built and kept for speed, MiB.
     pub max_memory_mib: u64,
     /// Most baseline memory of all MicroVMs that have not ended, the suspended ones included, MiB: the
     /// account's quota, where the two above are the host's bounds.
     pub max_kept_memory_mib: u64,
+    /// Memory of the host that one more machine leaves available, MiB.
+    pub reserve_mib: u64,
     /// Most images.
     pub max_images: usize,
     /// Most versions of an image.
@@ -177,6 +179,34 @@ impl Default for HotSettings {
     }
 }
 
+/// Baseline memory that MicroVMs may have together, as a multiple of the host's: a guest takes what it touches,
+/// not its baseline, and the service itself lets an account burst to four times its memory quota
+/// (specification, section 19).
+pub const MEMORY_OVERCOMMIT: f64 = 4.0;
+
+/// Memory of this host that one more machine leaves available, MiB: a twentieth.
+#[must_use]
+pub fn default_reserve_mib() -> u64 {
+    host_memory_mib().map_or(0, |mib| mib / 20)
+}
+
+/// Most baseline memory under an overcommitment of what is not in reserve, MiB; none where the host does not
+/// tell its memory.
+#[must_use]
+pub fn memory_limit_mib(overcommit: f64, reserve_mib: u64) -> u64 {
+    let Some(mib) = host_memory_mib() else {
+        return u64::MAX;
+    };
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float's cast saturates, and a MiB more or less decides nothing"
+    )]
+    let limit = (mib.saturating_sub(reserve_mib) as f64 * overcommit) as u64;
+    limit
+}
+
 fn tenth_of_memory_mib() -> u64 {
     host_memory_mib().map_or(0, |mib| mib / 10)
 }
@@ -198,9 +228,8 @@ impl Settings {
             arm64_requests: Arm64Requests::default(),
             aws_quirks: false,
             max_running: 1000,
-            // A guest takes what it touches, not its baseline: the service itself lets an account burst to
-            // four times its memory quota (specification, section 19).
-            max_memory_mib: host_memory_mib().map_or(u64::MAX, |mib| mib * 4),
+            max_memory_mib: memory_limit_mib(MEMORY_OVERCOMMIT, default_reserve_mib()),
+            reserve_mib: default_reserve_mib(),
             // The largest that AWS gives by default, with its burst: 1024 GB, four times.
             max_kept_memory_mib: 4 * 1024 * 1024,
             max_images: 1000,

@@ -19,7 +19,7 @@ impl Shared {
                 Err(NetworkError::Exhausted { .. }) => {}
                 other => return other,
             }
-            if !self.pool.make_room().await && !self.hot.make_room().await {
+            if !self.give_up_kept().await {
                 break;
             }
         }

@@ -70,8 +70,7 @@ impl Actor {
                     stopped_micros = suspension.stopped_micros,
                     "suspended"
                 );
-                let now = self.shared.clock.now();
-                self.suspended_at = Some(now);
+                let now = self.fell_asleep();
                 self.delta_bytes = Some(suspension.manifest.memory.length);
                 self.enter(
                     Phase::Captured,

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use colibri_testkit::{Fault, HookPlan, Operation};
 use colibri_wire::shape::microvm::MicrovmState;
 use common::{Daemon, IMAGE, all_hooks, auto};
@@ -201,12 +203,63 @@ async fn an_end_is_finished_with_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lifetime_that_passes_while_no_daemon_looks_is_over_with_the_next() {
+    for host_goes_down in [false, true] {
+        let mut daemon = Daemon::with_image().await;
+        let id = daemon.run(json!({ "maximumDurationInSeconds": 100 })).await;
+        daemon.suspended(&id).await;
+        daemon.crash().await;
+        if host_goes_down {
+            daemon.world.reboot();
+            daemon.clock.reboot();
+        }
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        daemon.restart().await;
+        assert_eq!(
+            daemon.terminated(&id).await,
+            "MicroVM exceeded maximum lifetime."
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_wall_clock_neither_ends_a_lifetime_nor_lengthens_it() {
+    for step in [5 * 3_600_000, -5 * 3_600_000] {
+        for killed in [false, true] {
+            let mut daemon = Daemon::with_image().await;
+            let request = json!({ "maximumDurationInSeconds": 600 });
+            let (awake, asleep) = (daemon.run(request.clone()).await, daemon.run(request).await);
+            daemon.suspended(&asleep).await;
+            if killed {
+                daemon.crash().await;
+            }
+            daemon.clock.jump(step);
+            if killed {
+                daemon.restart().await;
+            }
+            tokio::time::sleep(Duration::from_secs(500)).await;
+            assert_eq!(daemon.get(&awake).await.state, MicrovmState::Running);
+            assert_eq!(daemon.get(&asleep).await.state, MicrovmState::Suspended);
+            tokio::time::sleep(Duration::from_secs(110)).await;
+            for id in [awake, asleep] {
+                let reason = daemon.terminated(&id).await;
+                assert_eq!(reason, "MicroVM exceeded maximum lifetime.");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_over_a_reboot_gives_no_more_than_a_whole_lifetime() {
     let mut daemon = Daemon::with_image().await;
-    let id = daemon.run(json!({ "maximumDurationInSeconds": 100 })).await;
+    let id = daemon.run(json!({ "maximumDurationInSeconds": 600 })).await;
     daemon.suspended(&id).await;
     daemon.crash().await;
-    daemon.clock.jump(200_000);
+    daemon.world.reboot();
+    daemon.clock.reboot();
+    daemon.clock.jump(-5 * 3_600_000);
     daemon.restart().await;
+    assert_eq!(daemon.get(&id).await.state, MicrovmState::Suspended);
+    tokio::time::sleep(Duration::from_secs(601)).await;
     assert_eq!(
         daemon.terminated(&id).await,
         "MicroVM exceeded maximum lifetime."

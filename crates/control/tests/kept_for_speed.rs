@@ -490,7 +490,7 @@ async fn a_resume_that_comes_while_a_process_is_given_up_is_answered_and_done() 
     daemon.suspended(&id).await;
     let slow = Fault::Delay(Duration::from_secs(2));
     daemon.world.faults().next(Operation::Kill, slow);
-    daemon.settings.host_memory.set_available_percent(1);
+    daemon.settings.host_memory.set_available_percent(5);
     let calls = daemon.world.faults().calls(Operation::Kill);
     until("it is being given up", || {
         daemon.world.faults().calls(Operation::Kill) > calls

@@ -133,7 +133,7 @@ pub fn unavailable_bounds() -> Vec<&'static str> {
         if fs::create_dir_all(&directory).is_err() {
             continue;
         }
-        for (file, value) in bounds(shape, version) {
+        for (file, value) in bounds(shape, CpuBound::default(), version) {
             let controller = file.split('.').next().unwrap_or_default();
             if fs::write(directory.join(file), value).is_ok() {
                 missing.retain(|missing| *missing != controller);

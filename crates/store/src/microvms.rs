@@ -331,6 +331,26 @@ impl Store {
         .await
     }
 
+    /// The network slots that these rows name, also of rows that cannot be read otherwise.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn slots_of(&self, ids: Vec<String>) -> Result<Vec<u32>, StoreError> {
+        self.read(move |db| {
+            let mut statement = db.prepare_cached("SELECT slot FROM microvms WHERE id = ?1")?;
+            let mut slots = Vec::new();
+            for id in ids {
+                let mut rows = statement.query([id])?;
+                while let Some(row) = rows.next()? {
+                    // What is no number names no slot.
+                    slots.extend(row.get::<_, u32>(0).ok());
+                }
+            }
+            Ok(slots)
+        })
+        .await
+    }
+
     /// Changes a MicroVM; on the disk when this returns.
     ///
     /// # Errors

@@ -3,13 +3,19 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use colibri_store::{Microvm, Phase};
 use colibri_wire::shape::microvm::MicrovmState;
 use serde_json::json;
 
+use tokio::time::sleep;
+
 use super::Daemon;
 use super::trial::{Outcome, Template, Trial, Trouble, holds, violation};
+
+/// Time in which all comes to rest that was under way, pauses of repeated attempts included.
+const QUIET: Duration = Duration::from_secs(40);
 
 /// What a trial is known to have.
 #[derive(Clone, Copy)]
@@ -18,6 +24,9 @@ pub(crate) struct Known<'a> {
     pub(crate) bases: Option<&'a BTreeMap<String, Vec<u8>>>,
     /// The application has all hooks.
     pub(crate) hooks: bool,
+    /// MicroVMs may end by themselves while they are looked at: their time is short, or their application is
+    /// about to be found ended.
+    pub(crate) may_end: bool,
 }
 
 /// Checks every invariant. What the service refuses on the way is a violation: nothing is planned any more.
@@ -39,7 +48,14 @@ async fn check_all(trial: &mut Trial, known: Known<'_>) -> Outcome<()> {
     let rows = rest(trial).await?;
     agree(trial, &rows).await?;
     for row in &rows {
-        used(trial, &row.id, known).await?;
+        match used(trial, &row.id, known).await {
+            Err(Trouble::Told(what)) if known.may_end => {
+                trial.call(nap).await;
+                let ended = trial.stable(&row.id).await? == MicrovmState::Terminated;
+                holds(ended, || what)?;
+            }
+            other => other?,
+        }
     }
     replay(trial).await?;
     for row in &rows {
@@ -58,6 +74,7 @@ async fn rest(trial: &mut Trial) -> Outcome<Vec<Microvm>> {
     for row in &rows {
         trial.stable(&row.id).await?;
     }
+    trial.call(nap).await;
     // A machine that was running is only taken over by its actor, which a command waits for.
     for row in &rows {
         if trial.phase(&row.id).await == Some(Phase::Running) {
@@ -66,6 +83,10 @@ async fn rest(trial: &mut Trial) -> Outcome<Vec<Microvm>> {
         trial.stable(&row.id).await?;
     }
     rows_now(trial).await
+}
+
+async fn nap(_: &Daemon) {
+    sleep(QUIET).await;
 }
 
 fn ended_meanwhile(trouble: Trouble) -> Outcome<()> {

@@ -169,6 +169,7 @@ impl Ground {
         let known = Known {
             bases: (!scenario.changes_images()).then_some(&self.bases),
             hooks: true,
+            may_end: false,
         };
         let checked = check(&mut trial, known).await;
         let at = struck.join(", then ");
