@@ -137,7 +137,7 @@ impl Store {
         .await
     }
 
-    /// Every build: recovery compares them with the directories that are there.
+    /// Every build, for checks of what a store holds: nothing of the daemon asks for them.
     ///
     /// # Errors
     /// When the database fails.
