@@ -37,6 +37,12 @@ use crate::settings::{Arm64Requests, Endpoints, Settings, SettingsError, parsed}
 const REGION: &str = "us-east-1";
 /// Account of everything.
 pub(crate) const ACCOUNT: &str = "000000000000";
+/// How long the lock of the data directory is waited for. A daemon that was killed while it started a
+/// process leaves a copy of itself that holds the lock, and the listening sockets, until that copy becomes
+/// the other program: it enters control groups first, which takes the kernel a moment, or several.
+const LOCK_BOUND: Duration = Duration::from_secs(10);
+/// How often it is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often log events beyond their retention are dropped.
 const LOG_RETENTION_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
@@ -71,7 +77,7 @@ impl ServeError {
 pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     settings.capacity.check()?;
     let data = settings.data_dir();
-    let _lock = take_directory(&data)?;
+    let _lock = take_directory(&data).await?;
     raise_descriptor_limit();
     let listen: ListenAddress = match &settings.ingress.listen {
         Some(text) => parsed("ingress.listen", text)?,
@@ -229,7 +235,7 @@ fn announce(api: &Listener, ingress: &Ingress, data: &Path) {
 }
 
 /// Makes the directory ours: nobody else reads it, and no second daemon serves it.
-fn take_directory(data: &Path) -> Result<File, ServeError> {
+async fn take_directory(data: &Path) -> Result<File, ServeError> {
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -247,10 +253,24 @@ fn take_directory(data: &Path) -> Result<File, ServeError> {
         .mode(0o600)
         .open(&path);
     let lock = lock.map_err(ServeError::io("open", &path))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(data.to_owned())),
-        Err(error) => Err(ServeError::io("lock", &path)(error.into())),
+    let waiting = tokio::time::timeout(LOCK_BOUND, async {
+        while !locked(&lock).map_err(ServeError::io("lock", &path))? {
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+        Ok(())
+    });
+    match waiting.await {
+        Ok(outcome) => outcome.map(|()| lock),
+        Err(_) => Err(ServeError::Taken(data.to_owned())),
+    }
+}
+
+/// False when somebody else has it.
+fn locked(lock: &File) -> io::Result<bool> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -472,17 +492,26 @@ mod tests {
 
     use super::take_directory;
 
-    #[test]
-    fn a_data_directory_that_was_open_to_others_is_closed_and_taken_once() {
+    #[tokio::test(start_paused = true)]
+    async fn a_data_directory_that_was_open_to_others_is_closed_and_taken_once() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
         fs::create_dir(&data).unwrap();
         fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
-        let _lock = take_directory(&data).unwrap();
+        let _lock = take_directory(&data).await.unwrap();
         assert_eq!(
             fs::metadata(&data).unwrap().permissions().mode() & 0o777,
             0o700
         );
-        assert!(take_directory(&data).is_err());
+        assert!(take_directory(&data).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_killed_daemon_was_starting_lets_go_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_the_killed = take_directory(directory.path()).await.unwrap();
+        let next = take_directory(directory.path());
+        let (next, ()) = tokio::join!(next, async move { drop(of_the_killed) });
+        next.unwrap();
     }
 }
