@@ -32,7 +32,7 @@ use crate::failure::store_failed;
 use crate::lists;
 use crate::provision;
 use crate::run::same_request;
-use crate::tags::MAX_TAGS;
+use crate::tags;
 
 pub(crate) fn api_state(state: ConnectorState) -> ApiState {
     match state {
@@ -220,11 +220,7 @@ impl Control {
     ) -> Result<ConnectorChangeResponse, ApiError> {
         let (configuration, role) = check::new_connector(&request)?;
         let tags = request.tags.clone().unwrap_or_default();
-        if tags.len() > MAX_TAGS {
-            return Err(ApiError::validation(format!(
-                "A resource has at most {MAX_TAGS} tags"
-            )));
-        }
+        tags::check_count(&tags)?;
         let token = request.client_token.as_deref();
         let token = self.client_token("CreateNetworkConnector", token, &request)?;
         let hash = token.as_ref().map(|token| token.request_hash.clone());

@@ -113,6 +113,8 @@ impl Control {
         request: CreateMicrovmImageRequest,
     ) -> Result<ImageChangeResponse, ApiError> {
         let accepted = self.accept(&request.configuration)?;
+        let tags = request.tags.clone().unwrap_or_default();
+        tags::check_count(&tags)?;
         let token = self.client_token(
             "CreateMicrovmImage",
             request.client_token.as_deref(),
@@ -126,7 +128,7 @@ impl Control {
         self.check_image_count().await?;
         self.check_build_count().await?;
         let version = self.new_version(&accepted);
-        let tags = documents::write(&request.tags.clone().unwrap_or_default());
+        let tags = documents::write(&tags);
         let store = &self.shared.store;
         let again = token.clone();
         let made = store

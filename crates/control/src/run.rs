@@ -137,8 +137,8 @@ impl Control {
             }
             RunOutcome::OverQuota(in_use) => Err(quota(
                 format!(
-                    "The MicroVMs of this account, suspended ones included, have {} MiB of memory; {} MiB more \
-                     would exceed the quota of {} MiB. Terminate some, or raise the quota",
+                    "The MicroVMs of this account, suspended ones included, and its image builds have {} MiB of \
+                     memory; {} MiB more would exceed the quota of {} MiB. Terminate some, or raise the quota",
                     in_use.kept_memory_mib,
                     source.memory.baseline_mib(),
                     settings.max_kept_memory_mib

@@ -17,7 +17,18 @@ use crate::documents;
 use crate::failure::chain;
 
 /// Most tags of a resource (AWS's general bound).
-pub(crate) const MAX_TAGS: usize = 50;
+const MAX_TAGS: usize = 50;
+
+/// Refuses more tags than a new resource may have.
+pub(crate) fn check_count(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    if tags.len() <= MAX_TAGS {
+        return Ok(());
+    }
+    Err(ApiError::validation(format!(
+        "A resource has at most {MAX_TAGS} tags; these are {}",
+        tags.len()
+    )))
+}
 
 /// What has tags.
 enum Tagged {

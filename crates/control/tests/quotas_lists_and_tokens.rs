@@ -5,7 +5,9 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use colibri_testkit::{Fault, Operation};
 use colibri_wire::ApiError;
 use colibri_wire::shape::microvm::MicrovmState;
 use common::{Daemon, IMAGE};
@@ -89,6 +91,44 @@ async fn memory_that_is_kept_is_bounded_suspended_machines_included() {
         .unwrap();
     daemon.reaches(&first, MicrovmState::Terminated).await;
     daemon.run(json!({})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_of_a_build_counts_until_it_is_built() {
+    let daemon = Daemon::start_with(|settings| settings.max_kept_memory_mib = 1024).await;
+    daemon.create_image(json!({})).await;
+    daemon.run(json!({})).await;
+    let hour = Duration::from_secs(3600);
+    daemon
+        .world
+        .faults()
+        .next(Operation::Build, Fault::Delay(hour));
+    let second = Daemon::image_request(json!({ "name": "second" }));
+    daemon.control.create_microvm_image(second).await.unwrap();
+    let refused = daemon
+        .control
+        .run_microvm(Daemon::run_request(json!({})))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.status(), 402);
+    let arn = IMAGE.replace("hello", "second");
+    daemon.control.image_settled(&arn).await.unwrap();
+    daemon.run(json!({})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_has_fifty_tags_at_most_from_the_beginning() {
+    let daemon = Daemon::start().await;
+    let create = |count: usize| {
+        let tags: serde_json::Map<_, _> = (0..count)
+            .map(|number| (format!("key-{number}"), json!("value")))
+            .collect();
+        let request = Daemon::image_request(json!({ "tags": tags }));
+        daemon.control.create_microvm_image(request)
+    };
+    let refused = create(51).await.unwrap_err();
+    assert!(matches!(refused, ApiError::Validation { .. }), "{refused}");
+    create(50).await.unwrap();
 }
 
 /// What stays is listed once, whatever comes and goes between pages, for every page size.

@@ -89,7 +89,7 @@ pub struct Admission {
     pub running: u32,
     /// Memory of the MicroVMs that have a process, MiB.
     pub running_memory_mib: u64,
-    /// Memory of all that have not ended, the suspended ones included, MiB.
+    /// Memory of all that have not ended, the suspended ones included, and of image builds, MiB.
     pub kept_memory_mib: u64,
 }
 
@@ -414,6 +414,9 @@ fn in_use(db: &Connection) -> Result<Admission, StoreError> {
         "SELECT count(*) FILTER (WHERE phase <> 'suspended'),
                 coalesce(sum(memory_mib) FILTER (WHERE phase <> 'suspended'), 0),
                 coalesce(sum(memory_mib), 0)
+                    + (SELECT coalesce(sum(CAST(json_extract(v.config, '$.resources[0].minimumMemoryInMiB') AS INTEGER)), 0)
+                         FROM builds b JOIN image_versions v ON v.image_id = b.image_id AND v.version = b.version
+                        WHERE b.state IN ('pending', 'in_progress') AND json_valid(v.config))
            FROM microvms WHERE phase <> 'terminated'",
         [],
         |row| {

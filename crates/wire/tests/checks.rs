@@ -158,6 +158,16 @@ fn a_lifetime_is_bounded_as_on_the_service_or_as_the_operator_says() {
     assert_eq!(seconds(&week), Some(604_800));
     assert_eq!(seconds(&json!({})), Some(3600));
     assert_eq!(seconds(&json!({"maximumDurationInSeconds": 604_801})), None);
+    let idle = |seconds: u32| {
+        let policy = json!({"maxIdleDurationSeconds": seconds, "suspendedDurationSeconds": 0, "autoResumeEnabled": true});
+        json!({"idlePolicy": policy})
+    };
+    assert_eq!(
+        run_refusal(&idle(28_801)),
+        "1 validation error detected: Value at 'idlePolicy.maxIdleDurationSeconds' failed to satisfy constraint: \
+         Member must have value less than or equal to 28800"
+    );
+    assert_eq!(seconds(&idle(604_800)), Some(3600));
 }
 
 #[test]

@@ -35,12 +35,27 @@ impl LifetimeBound {
     /// The lifetime that a run call asks for, in the words of the model's constraints where it is too long.
     fn admit(self, asked: Option<u32>) -> Result<u32, ApiError> {
         let seconds = asked.unwrap_or(self.default_seconds);
+        self.holds("maximumDurationInSeconds", seconds)?;
+        Ok(seconds)
+    }
+
+    /// Refuses an idle time that no MicroVM lives to see. (The model has no upper bound; the guide has the
+    /// service's longest lifetime.)
+    fn admit_idle(self, policy: Option<IdlePolicy>) -> Result<Option<IdlePolicy>, ApiError> {
+        if let Some(policy) = policy {
+            let seconds = policy.max_idle_duration_seconds;
+            self.holds("idlePolicy.maxIdleDurationSeconds", seconds)?;
+        }
+        Ok(policy)
+    }
+
+    fn holds(self, member: &str, seconds: u32) -> Result<(), ApiError> {
         if seconds <= self.maximum_seconds {
-            return Ok(seconds);
+            return Ok(());
         }
         Err(ApiError::validation(format!(
-            "1 validation error detected: Value at 'maximumDurationInSeconds' failed to satisfy constraint: Member \
-             must have value less than or equal to {}",
+            "1 validation error detected: Value at '{member}' failed to satisfy constraint: Member must have value \
+             less than or equal to {}",
             self.maximum_seconds
         )))
     }
@@ -92,6 +107,7 @@ impl RunPlan {
         lifetime: LifetimeBound,
     ) -> Result<Self, ApiError> {
         let maximum_duration_seconds = lifetime.admit(request.maximum_duration_in_seconds)?;
+        let idle_policy = lifetime.admit_idle(request.idle_policy)?;
         let image = ImageArn::parse(&request.image_identifier)
             .map_err(|refusal| ApiError::validation(refusal.to_string()))?;
         let execution_role = request
@@ -126,7 +142,7 @@ impl RunPlan {
             },
             egress: (!egress.is_empty()).then_some(egress),
             execution_role,
-            idle_policy: request.idle_policy,
+            idle_policy,
             logging: request.logging.clone(),
             run_hook_payload: request.run_hook_payload.clone(),
             maximum_duration_seconds,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use uuid::Uuid;
+use uuid::{Builder, Uuid, Version};
 
 use super::arn;
 use super::place::{PARTITION, Place};
@@ -19,10 +19,11 @@ pub struct NotAMicrovm(pub String);
 pub struct MicrovmId(Uuid);
 
 impl MicrovmId {
-    /// The id out of 128 random bits.
+    /// The id out of 128 random bits. It says that it is a UUID of version 3, as the service's ids do.
     #[must_use]
     pub fn from_random(bits: [u8; 16]) -> Self {
-        Self(uuid::Builder::from_random_bytes(bits).into_uuid())
+        let named = Builder::from_random_bytes(bits).with_version(Version::Md5);
+        Self(named.into_uuid())
     }
 
     /// Reads an id.
@@ -83,6 +84,7 @@ mod tests {
         let id = MicrovmId::from_random([7; 16]);
         let text = id.to_string();
         assert_eq!(text.len(), 44);
+        assert_eq!(text.as_bytes()["microvm-01234567-0123-".len()], b'3');
         assert_eq!(MicrovmId::parse(&text), Ok(id));
         for other in [
             text.to_uppercase(),
