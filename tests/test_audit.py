@@ -114,6 +114,39 @@ def test_the_other_services_are_recorded_too(daemon, api):
     assert (record["eventSource"], record["eventName"]) == ("sts.amazonaws.com", "GetCallerIdentity")
 
 
+def test_a_temporary_key_is_recorded_without_its_secret_and_its_token(daemon, api):
+    trust = {"Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "000000000000"}}}
+    declared = daemon.data.parent / "roles.json"
+    declared.write_text(json.dumps({"roles": {"audited": {"trust": json.dumps(trust)}}}))
+    daemon.iam("apply", declared)
+    sts = api.session.client("sts", endpoint_url=daemon.endpoint)
+    role = "arn:aws:iam::000000000000:role/audited"
+
+    def assumed():
+        try:
+            return sts.assume_role(RoleArn=role, RoleSessionName="job")
+        except ClientError:
+            return None
+
+    answer = wait_for("the daemon to know the role", assumed)
+    record = event(daemon, answer["ResponseMetadata"]["RequestId"])
+    assert record["eventName"] == "AssumeRole"
+    key = answer["Credentials"]
+    assert record["responseElements"] == {
+        "assumedRoleUser": {
+            "arn": answer["AssumedRoleUser"]["Arn"],
+            "assumedRoleId": answer["AssumedRoleUser"]["AssumedRoleId"],
+        },
+        "credentials": {
+            "accessKeyId": key["AccessKeyId"],
+            "expiration": key["Expiration"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "sessionToken": "HIDDEN_DUE_TO_SECURITY_REASONS",
+        },
+    }
+    text = (daemon.data / "audit" / "audit.jsonl").read_text()
+    assert key["SecretAccessKey"] not in text and key["SessionToken"] not in text
+
+
 def test_the_trail_is_its_owners_alone_and_holds_no_secret(daemon):
     trail = daemon.data / "audit"
     assert stat.S_IMODE(trail.stat().st_mode) == 0o700

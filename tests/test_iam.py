@@ -3,6 +3,7 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 
 import boto3
@@ -12,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from support.clients import REGION, wait_for
-from support.daemon import PROGRAM, Daemon
+from support.daemon import Daemon
 
 ACCOUNT = "000000000000"
 IMAGE = f"arn:aws:lambda:{REGION}:{ACCOUNT}:microvm-image:hello"
@@ -36,12 +37,7 @@ class Account:
 
     def __init__(self, daemon):
         self.daemon = daemon
-
-    def iam(self, *arguments, text=None, code=0):
-        command = [str(PROGRAM), "iam", "--data-dir", str(self.daemon.data), *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        self.iam = daemon.iam
 
     def user(self, name, *statements):
         """A user with these rights, as a session of boto3."""
@@ -324,6 +320,48 @@ def test_a_role_is_assumed_with_boto3_and_the_cli_and_its_key_works_everywhere(a
     denied = aws("lambda-microvms", "list-microvms", profile="assumer")
     assert denied.returncode != 0 and "(AccessDeniedException)" in denied.stderr
     assert "lambda:ListMicrovms on resource: *" in denied.stderr
+
+
+def test_a_key_that_has_ended_or_is_disabled_is_refused_in_each_services_words(account):
+    lasting = account.user("ending", allow("*"))
+    temporary = session(account.client(lasting, "sts").get_session_token(DurationSeconds=900))
+    s3 = account.client(temporary, "s3")
+    url = s3.generate_presigned_url("list_buckets")
+
+    def refusals(key):
+        calls = [("lambda-microvms", "list_microvms"), ("logs", "describe_log_groups")]
+        calls += [("sts", "get_caller_identity"), ("s3", "list_buckets")]
+        found = [refused(getattr(account.client(key, service), call)) for service, call in calls]
+        return [(code, status) for code, _, status in found]
+
+    # No session is shorter than a quarter of an hour: this one's end is moved in the store.
+    with sqlite3.connect(account.daemon.data / "state.db", timeout=30) as store:
+        moved = store.execute(
+            "UPDATE iam_sessions SET expires_at = created_at WHERE access_key_id = ?",
+            [temporary["aws_access_key_id"]],
+        )
+        assert moved.rowcount == 1
+        store.execute("UPDATE iam_revision SET revision = revision + 1")
+    api = account.client(temporary, "lambda-microvms")
+    wait_for("the daemon to know of the end", lambda: quiet(api.list_microvms) == {})
+    assert refusals(temporary) == [
+        ("ExpiredTokenException", 403),
+        ("ExpiredTokenException", 400),
+        ("ExpiredToken", 403),
+        ("ExpiredToken", 400),
+    ]
+    presigned = httpx.get(url)
+    assert presigned.status_code == 400 and "<Code>ExpiredToken</Code>" in presigned.text
+
+    account.iam("access-key", "disable", lasting["aws_access_key_id"])
+    api = account.client(lasting, "lambda-microvms")
+    wait_for("the daemon to know of the disabled key", lambda: quiet(api.list_microvms) == {})
+    assert refusals(lasting) == [
+        ("UnrecognizedClientException", 403),
+        ("UnrecognizedClientException", 400),
+        ("InvalidClientTokenId", 403),
+        ("InvalidAccessKeyId", 403),
+    ]
 
 
 def test_a_users_temporary_key_is_the_user_with_an_end(account):

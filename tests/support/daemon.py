@@ -89,6 +89,13 @@ class Daemon:
             raise AssertionError(f"colibri serve said {line!r} instead of ready:\n{self.tail()}")
         return self
 
+    def iam(self, *arguments, text=None, code=0):
+        """`colibri iam` beside it; what that said."""
+        command = [str(PROGRAM), "iam", "--data-dir", str(self.data), *map(str, arguments)]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def tail(self, lines=40):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 

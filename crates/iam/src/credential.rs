@@ -1,6 +1,7 @@
 //! Access keys, their secrets and their owners.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use subtle::ConstantTimeEq;
 
@@ -47,9 +48,19 @@ pub struct Credential {
     pub session_token: Option<Secret>,
 }
 
+impl Credential {
+    /// Whether it is a temporary key whose time is over.
+    #[must_use]
+    pub fn has_ended(&self, now: SystemTime) -> bool {
+        let session = self.identity.session.as_ref();
+        session.is_some_and(|session| session.expires_at <= now)
+    }
+}
+
 /// Finds the credential of an access key id.
 pub trait CredentialSource: Send + Sync {
-    /// The credential; `None` for a key that does not exist, was revoked or has expired.
+    /// The credential; `None` for a key that does not exist or was revoked. One that has ended may still be
+    /// there, so that its holder is told: whoever lets someone in asks [`Credential::has_ended`].
     fn credential(&self, access_key_id: &str) -> Option<Credential>;
 }
 

@@ -136,21 +136,16 @@ impl Directory {
         &self.account
     }
 
-    /// The credential of a key of a user or a session, unless it has ended.
+    /// The credential of a key of a user or a session, of one that has ended too.
     #[must_use]
-    pub fn credential(&self, access_key_id: &str, now: SystemTime) -> Option<&Credential> {
-        let credential = self.credentials.get(access_key_id)?;
-        let session = credential.identity.session.as_ref();
-        session
-            .is_none_or(|session| now < session.expires_at)
-            .then_some(credential)
+    pub fn credential(&self, access_key_id: &str) -> Option<&Credential> {
+        self.credentials.get(access_key_id)
     }
 
     /// How many temporary keys are good: of one user or role (of the root, for none), and of all.
     pub(crate) fn sessions(&self, owner: Option<&IamOwner>, now: SystemTime) -> (usize, usize) {
         let good = |credential: &&Credential| {
-            let session = credential.identity.session.as_ref();
-            session.is_some_and(|session| now < session.expires_at)
+            credential.session_token.is_some() && !credential.has_ended(now)
         };
         let theirs = |credential: &&Credential| match (&credential.identity.principal, owner) {
             (Principal::Root, None) => true,

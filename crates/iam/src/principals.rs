@@ -2,7 +2,7 @@
 //! whichever process changes it.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use colibri_store::{Store, StoreError};
 use tokio::sync::Mutex;
@@ -86,10 +86,8 @@ impl Principals {
 
 impl CredentialSource for Principals {
     fn credential(&self, access_key_id: &str) -> Option<Credential> {
-        self.root.credential(access_key_id).or_else(|| {
-            self.directory()
-                .credential(access_key_id, SystemTime::now())
-                .cloned()
-        })
+        self.root
+            .credential(access_key_id)
+            .or_else(|| self.directory().credential(access_key_id).cloned())
     }
 }

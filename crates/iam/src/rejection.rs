@@ -13,6 +13,9 @@ pub enum Rejection {
     /// Signed with a key, or with a session token, that does not exist.
     #[error("The security token included in the request is invalid.")]
     UnknownClient,
+    /// Signed as it should be, with a temporary key whose time is over.
+    #[error("The security token included in the request is expired")]
+    Ended,
     /// The signature is not the request's.
     #[error(
         "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
@@ -41,6 +44,7 @@ impl Rejection {
             Self::MissingToken => "MissingAuthenticationTokenException",
             Self::Incomplete(_) => "IncompleteSignatureException",
             Self::UnknownClient => "UnrecognizedClientException",
+            Self::Ended => "ExpiredTokenException",
             Self::Mismatch | Self::OutOfScope(_) => "InvalidSignatureException",
         }
     }

@@ -28,6 +28,8 @@ const SHORTEST: Duration = Duration::from_secs(15 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Session of a user where nobody says how long.
 const HALF_A_DAY: Duration = Duration::from_secs(12 * 60 * 60);
+/// For so long after its end a key is told that it has ended; then it is as unknown as any other.
+const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 /// Longest session of a user.
 const LONGEST: Duration = Duration::from_secs(36 * 60 * 60);
 
@@ -196,10 +198,10 @@ impl Principals {
             session_name,
             policy,
             created_at,
-            expires_at: created_at + i64::try_from(duration.as_millis()).unwrap_or(i64::MAX),
+            expires_at: created_at + whole_millis(duration),
         };
         let changes = vec![
-            IamChange::ForgetSessions(created_at),
+            IamChange::ForgetSessions(created_at - whole_millis(REMEMBERED)),
             IamChange::CreateSession(session),
         ];
         self.store.change_iam(changes).await?;
@@ -207,7 +209,7 @@ impl Principals {
         let directory = self.directory();
         // It may have been ended in this moment, with its role.
         let credential = directory
-            .credential(&access_key_id, now)
+            .credential(&access_key_id)
             .ok_or(SessionError::Untrusted)?;
         let session = credential.identity.session.as_ref();
         Ok(TemporaryKey {
@@ -247,6 +249,10 @@ fn admit(
         (Trust::Caller, Decision::NotAllowed(crate::policy::Source::Identity)) => Ok(()),
         (Trust::Account | Trust::Caller, denied) => Err(SessionError::Denied(denied)),
     }
+}
+
+fn whole_millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn duration(

@@ -116,6 +116,10 @@ pub fn verify(
     ) {
         return Err(Rejection::Mismatch);
     }
+    // Last, so that only its holder learns of it.
+    if credential.has_ended(now) {
+        return Err(Rejection::Ended);
+    }
     Ok(credential.identity)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use colibri_iam::{
     Credential, CredentialSource, Expectation, Identity, PayloadHash, PayloadRule, Rejection,
-    Secret, service_of, verify,
+    Secret, Session, service_of, verify,
 };
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request};
@@ -238,6 +238,38 @@ fn a_session_token_must_be_the_keys_own() {
     assert_eq!(
         verified(&without, &without.parts(), &source, at(0)),
         Err(Rejection::UnknownClient)
+    );
+}
+
+#[test]
+fn only_the_holder_of_a_key_that_has_ended_learns_that_it_has() {
+    let with = case("session token");
+    let ended_at = |offset| {
+        let mut source = credential(Some("a-session-token//=="));
+        source.identity.session = Some(Session {
+            issued_at: at(-3600),
+            expires_at: at(offset),
+            policy: None,
+        });
+        source
+    };
+    assert!(verified(&with, &with.parts(), &ended_at(1), at(0)).is_ok());
+    let ended = verified(&with, &with.parts(), &ended_at(0), at(0)).expect_err("it has ended");
+    assert_eq!(
+        (ended.status(), ended.wire_name(), ended.to_string()),
+        (
+            403,
+            "ExpiredTokenException",
+            "The security token included in the request is expired".to_owned()
+        )
+    );
+    let wrong = Credential {
+        secret: Secret::new("x".repeat(40)),
+        ..ended_at(0)
+    };
+    assert_eq!(
+        verified(&with, &with.parts(), &wrong, at(0)),
+        Err(Rejection::Mismatch)
     );
 }
 

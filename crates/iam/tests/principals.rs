@@ -167,12 +167,32 @@ async fn a_session_of_a_role_may_do_what_the_role_may_until_it_ends() {
     assert!(account.decide(&identity, "lambda:RunMicrovm").is_allowed());
     assert!(!account.decide(&identity, "s3:GetObject").is_allowed());
     let id = &identity.access_key_id;
-    let directory = account.principals.directory();
-    let after = |seconds| directory.credential(id, now + Duration::from_secs(seconds));
-    assert!(after(3598).is_some() && after(3601).is_none());
+    let credential = account.principals.credential(id).unwrap();
+    let ended_after = |seconds| credential.has_ended(now + Duration::from_secs(seconds));
+    assert!(!ended_after(3598) && ended_after(3601));
     account.change(IamChange::DeleteRole("ci".into())).await;
     assert!(account.principals.credential(id).is_none());
     assert!(!account.decide(&identity, "lambda:RunMicrovm").is_allowed());
+}
+
+#[tokio::test]
+async fn a_key_that_has_ended_is_remembered_for_an_hour() {
+    let account = Account::new(json!("arn:aws:iam::000000000000:user/ana")).await;
+    let began = SystemTime::now() - Duration::from_secs(3 * 3600);
+    let assume = async |hours: u64| {
+        let now = began + Duration::from_secs(hours * 3600);
+        let key = account
+            .principals
+            .assume_role(&account.ana(), job(), now)
+            .await;
+        key.unwrap().identity.access_key_id
+    };
+    let first = assume(0).await;
+    assume(1).await;
+    let ended = account.principals.credential(&first).unwrap();
+    assert!(ended.has_ended(SystemTime::now()));
+    assume(3).await;
+    assert!(account.principals.credential(&first).is_none());
 }
 
 #[tokio::test]

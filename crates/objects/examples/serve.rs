@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use colibri_objects::{Callers, ObjectCall, Objects, Settings};
+use colibri_objects::{Callers, ObjectCall, Objects, SessionFault, Settings};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -19,8 +19,8 @@ impl Callers for OneKey {
         (access_key_id == "test").then(|| "secret".to_owned())
     }
 
-    fn is_session_token(&self, _: &str, given: Option<&str>) -> bool {
-        given.is_none()
+    fn check_session(&self, _: &str, given: Option<&str>) -> Result<(), SessionFault> {
+        given.map_or(Ok(()), |_| Err(SessionFault::WrongToken))
     }
 
     fn permits(&self, _: &ObjectCall<'_>) -> Result<(), String> {

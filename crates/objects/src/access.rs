@@ -13,7 +13,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Result, s3_error};
 
 use crate::callers::{
-    Callers, ObjectCall, Peer, action_of, arn_of, bucket_arn, object_arn, permit,
+    Callers, ObjectCall, Peer, SessionFault, action_of, arn_of, bucket_arn, object_arn, permit,
 };
 use crate::seen::Witness;
 use crate::settings::Settings;
@@ -146,13 +146,11 @@ impl Access {
             [only] => Some(only.as_str()),
             _ => return Err(invalid()),
         };
-        if self
-            .callers
-            .is_session_token(&credentials.access_key, token)
-        {
-            return Ok(());
-        }
-        Err(invalid())
+        let checked = self.callers.check_session(&credentials.access_key, token);
+        checked.map_err(|fault| match fault {
+            SessionFault::WrongToken => invalid(),
+            SessionFault::Ended => s3_error!(ExpiredToken, "The provided token has expired."),
+        })
     }
 
     fn permit_list<T>(

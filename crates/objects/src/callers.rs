@@ -9,18 +9,30 @@ use s3s::s3_error;
 
 /// Who may sign requests, and what they may do.
 pub trait Callers: Send + Sync + 'static {
-    /// The secret of an access key; `None` when there is no such key, or it is no longer good.
+    /// The secret of an access key, of one that has ended too; `None` when there is no such key.
     fn secret_key(&self, access_key_id: &str) -> Option<String>;
 
     /// Whether a request of this key has the session token that it must have, or none where it must
-    /// have none.
-    fn is_session_token(&self, access_key_id: &str, given: Option<&str>) -> bool;
+    /// have none, and the key is still good.
+    ///
+    /// # Errors
+    /// What stands against it.
+    fn check_session(&self, access_key_id: &str, given: Option<&str>) -> Result<(), SessionFault>;
 
     /// Whether a call is allowed.
     ///
     /// # Errors
     /// What the client reads when it is not.
     fn permits(&self, call: &ObjectCall<'_>) -> Result<(), String>;
+}
+
+/// Why a key whose signature was right is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionFault {
+    /// The session token is not the key's.
+    WrongToken,
+    /// Its time is over.
+    Ended,
 }
 
 /// Address that a request comes from, in its extensions.

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 pub use admission::is_s3_request;
-pub use callers::{Callers, ObjectCall, Peer};
+pub use callers::{Callers, ObjectCall, Peer, SessionFault};
 pub use copy::CopyError;
 pub use seen::Seen;
 pub use service::{ObjectsService, ResponseBody};

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use colibri_objects::{Callers, CopyError, ObjectCall, Objects, ResponseBody, Settings};
+use colibri_objects::{
+    Callers, CopyError, ObjectCall, Objects, ResponseBody, SessionFault, Settings,
+};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -24,8 +26,8 @@ impl Callers for OneKey {
         (access_key_id == "test").then(|| "secret".to_owned())
     }
 
-    fn is_session_token(&self, _: &str, given: Option<&str>) -> bool {
-        given.is_none()
+    fn check_session(&self, _: &str, given: Option<&str>) -> Result<(), SessionFault> {
+        given.map_or(Ok(()), |_| Err(SessionFault::WrongToken))
     }
 
     fn permits(&self, _: &ObjectCall<'_>) -> Result<(), String> {

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
+use colibri_audit::record::HIDDEN;
 use colibri_iam::policy::Decision;
 use colibri_iam::session::{RoleRequest, SessionError, TemporaryKey};
 use colibri_iam::{Identity, Principal, Rejection};
 use http::Response;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{error, info};
@@ -140,6 +142,9 @@ impl<'a> Form<'a> {
     }
 }
 
+/// What an answer holds, and what of it may be written down.
+type Answered = (String, Option<Value>);
+
 /// Answers a call.
 pub(crate) async fn answer_action(
     body: &[u8],
@@ -149,20 +154,22 @@ pub(crate) async fn answer_action(
     let form = Form::read(body);
     let action = form.get("Action").and_then(Action::parse);
     let outcome = match action {
-        Some(Action::GetCallerIdentity) => Ok(caller_identity(&caller.identity)),
+        Some(Action::GetCallerIdentity) => Ok((caller_identity(&caller.identity), None)),
         Some(Action::AssumeRole) => assume_role(&form, caller).await,
         Some(Action::GetSessionToken) => session_token(&form, caller).await,
         None => Err(Fault::UnknownAction),
     };
     let operation = action.map_or("unknown", Action::name);
     match outcome {
-        Ok(result) => {
+        Ok((result, elements)) => {
             info!(request_id, operation, status = 200, "answered");
             let response = format!(
                 "<{operation}Response xmlns=\"{NAMESPACE}\"><{operation}Result>{result}</{operation}Result>\
                  <ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{operation}Response>"
             );
-            xml(200, response)
+            let mut response = xml(200, response);
+            tell(&mut response, |told| told.elements = elements);
+            response
         }
         Err(fault) => {
             let (status, code) = fault.code();
@@ -184,7 +191,7 @@ fn caller_identity(identity: &Identity) -> String {
     )
 }
 
-async fn assume_role(form: &Form<'_>, caller: &Caller) -> Result<String, Fault> {
+async fn assume_role(form: &Form<'_>, caller: &Caller) -> Result<Answered, Fault> {
     form.refuse_unsupported()?;
     let role_arn = form.required("RoleArn")?;
     let mut context = caller.circumstances.clone();
@@ -208,33 +215,55 @@ async fn assume_role(form: &Form<'_>, caller: &Caller) -> Result<String, Fault> 
     let Principal::AssumedRole { .. } = key.identity.principal else {
         return Err(Fault::Failed(SessionError::Untrusted));
     };
-    Ok(format!(
+    let answer = format!(
         "<AssumedRoleUser><Arn>{}</Arn><AssumedRoleId>{}</AssumedRoleId></AssumedRoleUser>{}",
         escaped(&key.identity.principal_arn),
         escaped(&key.identity.principal_id),
         credentials(&key)
-    ))
+    );
+    let elements = json!({
+        "credentials": recordable(&key),
+        "assumedRoleUser": {
+            "arn": key.identity.principal_arn,
+            "assumedRoleId": key.identity.principal_id,
+        },
+    });
+    Ok((answer, Some(elements)))
 }
 
-async fn session_token(form: &Form<'_>, caller: &Caller) -> Result<String, Fault> {
+async fn session_token(form: &Form<'_>, caller: &Caller) -> Result<Answered, Fault> {
     form.refuse_unsupported()?;
     let made = caller
         .principals
         .session_token(&caller.identity, form.seconds()?, SystemTime::now())
         .await;
     let key = made.map_err(|error| fault(error, caller, "*"))?;
-    Ok(credentials(&key))
+    let elements = json!({ "credentials": recordable(&key) });
+    Ok((credentials(&key), Some(elements)))
+}
+
+/// What of a temporary key may be written down: which it is, and when it ends.
+fn recordable(key: &TemporaryKey) -> Value {
+    json!({
+        "accessKeyId": key.identity.access_key_id,
+        "sessionToken": HIDDEN,
+        "expiration": expiration(key),
+    })
+}
+
+fn expiration(key: &TemporaryKey) -> String {
+    let expires = OffsetDateTime::from(key.expires_at);
+    expires.format(&Rfc3339).unwrap_or_default()
 }
 
 fn credentials(key: &TemporaryKey) -> String {
-    let expires = OffsetDateTime::from(key.expires_at);
     format!(
         "<Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
          <SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials>",
         escaped(&key.identity.access_key_id),
         escaped(key.secret.expose()),
         escaped(key.token.expose()),
-        expires.format(&Rfc3339).unwrap_or_default(),
+        expiration(key),
     )
 }
 
@@ -261,6 +290,7 @@ pub(crate) fn refuse(rejection: &Rejection, request_id: &str) -> Response<Answer
         Rejection::MissingToken => "MissingAuthenticationToken",
         Rejection::Incomplete(_) => "IncompleteSignature",
         Rejection::UnknownClient => "InvalidClientTokenId",
+        Rejection::Ended => "ExpiredToken",
         Rejection::Mismatch | Rejection::OutOfScope(_) => "SignatureDoesNotMatch",
     };
     failure(rejection.status(), code, &rejection.to_string(), request_id)

@@ -1,10 +1,11 @@
 //! Who may use the S3 endpoint, which asks this while it verifies and performs a request.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use colibri_iam::policy::Resource;
 use colibri_iam::{CredentialSource, Principals};
-use colibri_objects::{Callers, ObjectCall};
+use colibri_objects::{Callers, ObjectCall, SessionFault};
 
 use super::{Caller, Need};
 
@@ -32,20 +33,29 @@ impl Callers for ObjectCallers {
         Some(credential.secret.expose().to_owned())
     }
 
-    fn is_session_token(&self, access_key_id: &str, given: Option<&str>) -> bool {
+    fn check_session(&self, access_key_id: &str, given: Option<&str>) -> Result<(), SessionFault> {
         let Some(credential) = self.principals.credential(access_key_id) else {
-            return false;
+            return Err(SessionFault::WrongToken);
         };
-        match (&credential.session_token, given) {
+        let is_its_own = match (&credential.session_token, given) {
             (None, None) => true,
             (Some(token), Some(given)) => token.matches(given),
             (None, Some(_)) | (Some(_), None) => false,
+        };
+        if !is_its_own {
+            return Err(SessionFault::WrongToken);
         }
+        if credential.has_ended(SystemTime::now()) {
+            return Err(SessionFault::Ended);
+        }
+        Ok(())
     }
 
     fn permits(&self, call: &ObjectCall<'_>) -> Result<(), String> {
-        // It was there when the signature was verified, and has ended since.
-        let Some(credential) = self.principals.credential(call.access_key_id) else {
+        // It was good when the signature was verified, and may have ended since.
+        let credential = self.principals.credential(call.access_key_id);
+        let good = credential.filter(|credential| !credential.has_ended(SystemTime::now()));
+        let Some(credential) = good else {
             return Err("Access Denied".to_owned());
         };
         let principals = Arc::clone(&self.principals);
