@@ -16,7 +16,7 @@ use colibri_ingress::{Certificates, Domain, Ingress, ListenAddress, TokenMint};
 use colibri_logs::Logs;
 use colibri_network::{NetworkSettings, SlotPool};
 use colibri_objects::Objects;
-use colibri_server::{Front, LifecycleAudit, Listener, ObjectCallers};
+use colibri_server::{AccountRoles, Front, LifecycleAudit, Listener, ObjectCallers};
 use colibri_store::Store;
 use colibri_wire::id::place::{Account, Place, Region};
 use colibri_wire::page::PageKey;
@@ -149,6 +149,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         builder: Arc::new(builder),
         logs: Arc::new(OutputLogs(logs.clone())),
         tokens: Arc::new(IngressTokens(Arc::clone(&tokens))),
+        roles: Arc::new(AccountRoles::new(Arc::clone(&principals))),
         clock: Clock::system(),
     })
     .await?;

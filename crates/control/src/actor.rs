@@ -19,6 +19,7 @@ use crate::idle::Watched;
 use crate::lease::Lease;
 use crate::ready::Running;
 use crate::registry::{Command, Endpoint, Handle, MAILBOX, Reply, Status};
+use crate::roles::KeptCredentials;
 use crate::run::ingress_of;
 use crate::session::Session;
 
@@ -146,6 +147,7 @@ impl Actor {
             auto_resume: settings
                 .idle_policy
                 .is_some_and(|policy| policy.auto_resume_enabled),
+            credentials: KeptCredentials::default(),
             closed: ingress.closed,
             shell: ingress.shell,
         });

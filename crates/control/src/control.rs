@@ -23,6 +23,7 @@ use crate::output::LogSink;
 use crate::pool::Pool;
 use crate::recovery;
 use crate::registry::{Endpoint, Registry};
+use crate::roles::RoleKeys;
 use crate::settings::Settings;
 use crate::stocking;
 use crate::tokens::TokenMint;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub logs: Arc<dyn LogSink>,
     /// Mints endpoint tokens.
     pub tokens: Arc<dyn TokenMint>,
+    /// Makes credentials of the roles that MicroVMs run with.
+    pub roles: Arc<dyn RoleKeys>,
     /// Tells the time.
     pub clock: Clock,
 }
@@ -61,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) builder: Arc<dyn ImageBuilder>,
     pub(crate) logs: Arc<dyn LogSink>,
     pub(crate) tokens: Arc<dyn TokenMint>,
+    pub(crate) roles: Arc<dyn RoleKeys>,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) host: HostClass,
@@ -137,6 +141,7 @@ impl Control {
             builder: parts.builder,
             logs: parts.logs,
             tokens: parts.tokens,
+            roles: parts.roles,
             clock: parts.clock,
             registry: Registry::default(),
             host,

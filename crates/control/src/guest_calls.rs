@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use colibri_metadata::{About, NotRunning, Subject};
+use colibri_metadata::{About, NoCredentials, NotRunning, RoleCredentials, Subject};
 use colibri_store::Phase;
 use colibri_wire::id::version::ImageVersion;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::Actor;
+use crate::control::Shared;
 use crate::registry::{Command, Handle, Reply};
+use crate::roles::PassedRole;
 
 /// A MicroVM, to its guest.
 struct Own {
     about: About,
     handle: Arc<Handle>,
+    role: Option<PassedRole>,
+    shared: Arc<Shared>,
 }
 
 #[async_trait]
@@ -59,6 +63,18 @@ impl Subject for Own {
             tracing::info!(microvm_id = id, phase = ?wrong.0, "could not suspend at its guest's request");
         }
     }
+
+    fn has_role(&self) -> bool {
+        self.role.is_some()
+    }
+
+    async fn credentials(&self) -> Result<RoleCredentials, NoCredentials> {
+        let Some(passed) = &self.role else {
+            return Err(NoCredentials::Failed);
+        };
+        let (now, keys) = (self.shared.clock.now(), self.shared.roles.as_ref());
+        self.handle.credentials.get(now, passed, keys).await
+    }
 }
 
 impl Actor {
@@ -90,7 +106,18 @@ impl Actor {
             started_at: seconds(self.created_at),
             ends_at: seconds(self.created_at.saturating_add(lifetime)),
         };
-        let subject = Arc::new(Own { about, handle });
+        let role = self.settings.execution_role.clone();
+        let role = role.map(|role_arn| PassedRole {
+            role_arn,
+            microvm_id: about.microvm_id.clone(),
+            image_arn: about.image_arn.clone(),
+        });
+        let subject = Arc::new(Own {
+            about,
+            handle,
+            role,
+            shared: Arc::clone(&self.shared),
+        });
         let served = Arc::clone(&self.shared.metadata).serve(listener, subject);
         self.served_guest = Some(AbortOnDropHandle::new(tokio::spawn(served)));
     }

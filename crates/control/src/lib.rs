@@ -75,6 +75,7 @@ mod recording;
 mod recovery;
 mod registry;
 mod resume;
+mod roles;
 mod run;
 mod session;
 mod settings;
@@ -89,6 +90,8 @@ mod versions;
 mod vpc;
 mod warm_up;
 
+pub use colibri_metadata::{NoCredentials, RoleCredentials};
+
 pub use changes::{Cause, Change, Observer, Subject, on_behalf_of};
 pub use clock::Clock;
 pub use control::{Control, Parts};
@@ -99,6 +102,7 @@ pub use idle::{IdleSignals, UnknownSignal};
 pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
 pub use registry::Endpoint;
+pub use roles::{PassedRole, RoleKeys};
 pub use settings::{
     Arm64Requests, EndpointForm, HotSettings, MEMORY_OVERCOMMIT, PoolSettings, Settings,
     SpareSettings, SuspendHookFailure, default_reserve_mib, memory_limit_mib,

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::changes::{Cause, current_request};
 use crate::lease::Lease;
 use crate::ready::Running;
+use crate::roles::KeptCredentials;
 
 /// Commands that an actor's mailbox holds; one more is refused as throttled.
 pub(crate) const MAILBOX: usize = 64;
@@ -109,6 +110,8 @@ pub(crate) struct Handle {
     pub(crate) wanted: Arc<Notify>,
     /// Traffic wakes it.
     pub(crate) auto_resume: bool,
+    /// Credentials of its role that its guest was given.
+    pub(crate) credentials: KeptCredentials,
     /// It takes no inbound traffic.
     pub(crate) closed: bool,
     /// It may be given a shell.

@@ -318,3 +318,37 @@ async fn a_suspend_hook_that_fails_ends_the_microvm_or_keeps_it_as_the_operator_
         }
     }
 }
+
+const LIST: &str = "/latest/meta-data/iam/security-credentials/";
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_given_its_own_roles_credentials_and_new_ones_before_they_end() {
+    let daemon = Daemon::with_image().await;
+    let role = "arn:aws:iam::000000000000:role/worker";
+    let id = daemon.run(json!({ "executionRoleArn": role })).await;
+    let other = daemon.run(json!({})).await;
+    assert_eq!(ask(&daemon, &other, "GET", LIST, "").await.0, 404);
+    let listed = ask(&daemon, &id, "GET", LIST, "").await;
+    assert_eq!(listed, (200, "execution_role".to_owned()));
+    let path = format!("{LIST}execution_role");
+    assert_eq!(ask(&daemon, &other, "GET", &path, "").await.0, 404);
+    let key = async || {
+        let (status, body) = ask(&daemon, &id, "GET", &path, "").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["AccessKeyId"].clone()
+    };
+    assert_eq!(key().await, "ASIA1");
+    // A suspension does not end them.
+    daemon.suspended(&id).await;
+    tokio::time::sleep(Duration::from_secs(30 * 60)).await;
+    daemon.resume(&id).await.unwrap();
+    daemon.reaches(&id, MicrovmState::Running).await;
+    assert_eq!(key().await, "ASIA1");
+    tokio::time::sleep(Duration::from_secs(6 * 60)).await;
+    assert_eq!(key().await, "ASIA2");
+    let made = daemon.roles.made.lock().unwrap();
+    assert!(
+        made.iter()
+            .all(|passed| passed.microvm_id == id && passed.role_arn == role)
+    );
+}

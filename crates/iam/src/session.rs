@@ -20,6 +20,8 @@ use crate::principals::Principals;
 const MAX_SESSIONS: usize = 5_000;
 /// Those of one user or role, so that nobody takes all of them.
 const MAX_SESSIONS_OF_ONE: usize = 500;
+/// Those of a role that a service takes: there may be a thousand MicroVMs, each with an old one and a new one.
+const MAX_SESSIONS_OF_SERVICE: usize = 2_500;
 /// Longest policy of a session, as STS has it.
 const MAX_POLICY: usize = 2_048;
 /// Shortest session.
@@ -45,6 +47,21 @@ pub struct RoleRequest {
     /// A policy that takes away.
     pub policy: Option<String>,
     /// Circumstances of the call.
+    pub context: Context,
+}
+
+/// What a service asks for when it takes a role that was passed to it.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceRoleRequest {
+    /// The service, as trust policies name it: `lambda.amazonaws.com`.
+    pub service: String,
+    /// ARN of the role.
+    pub role_arn: String,
+    /// For whom, as the session's name.
+    pub session_name: String,
+    /// How long it shall be.
+    pub duration: Duration,
+    /// Circumstances, which the trust policy may ask for.
     pub context: Context,
 }
 
@@ -149,7 +166,45 @@ impl Principals {
         }
         let owner = Some(IamOwner::Role(role.name.clone()));
         let name = Some(request.session_name);
-        self.issue(owner, name, request.policy, now, duration).await
+        self.issue(
+            owner,
+            name,
+            request.policy,
+            now,
+            duration,
+            MAX_SESSIONS_OF_ONE,
+        )
+        .await
+    }
+
+    /// Gives a service a session of a role that it was passed and that trusts it.
+    ///
+    /// # Errors
+    /// [`SessionError`]
+    pub async fn assume_for_service(
+        &self,
+        request: ServiceRoleRequest,
+        now: SystemTime,
+    ) -> Result<TemporaryKey, SessionError> {
+        let directory = self.directory();
+        let prefix = format!("arn:aws:iam::{}:role/", directory.account());
+        let role = request
+            .role_arn
+            .strip_prefix(&prefix)
+            .and_then(|name| directory.role(name))
+            .ok_or(SessionError::Untrusted)?;
+        let trusted = role.trust.as_ref().is_some_and(|trust| {
+            trust.trusts_service(&request.service, "sts:AssumeRole", &request.context)
+        });
+        if !trusted {
+            return Err(SessionError::Untrusted);
+        }
+        NameOf::Session.check(&request.session_name)?;
+        let owner = Some(IamOwner::Role(role.name.clone()));
+        let name = Some(request.session_name);
+        let duration = request.duration.min(role.max_session);
+        self.issue(owner, name, None, now, duration, MAX_SESSIONS_OF_SERVICE)
+            .await
     }
 
     /// Gives out a session of the caller itself.
@@ -171,7 +226,8 @@ impl Principals {
             Principal::AssumedRole { .. } => return Err(SessionError::FromSession),
         };
         let duration = duration(duration_seconds, usual, longest)?;
-        self.issue(owner, None, None, now, duration).await
+        self.issue(owner, None, None, now, duration, MAX_SESSIONS_OF_ONE)
+            .await
     }
 
     async fn issue(
@@ -181,9 +237,10 @@ impl Principals {
         policy: Option<String>,
         now: SystemTime,
         duration: Duration,
+        most_of_one: usize,
     ) -> Result<TemporaryKey, SessionError> {
         let (of_one, of_all) = self.directory().sessions(owner.as_ref(), now);
-        if of_one >= MAX_SESSIONS_OF_ONE || of_all >= MAX_SESSIONS {
+        if of_one >= most_of_one || of_all >= MAX_SESSIONS {
             return Err(SessionError::TooMany);
         }
         let (access_key_id, secret) = keys::access_key("ASIA").map_err(SessionError::Random)?;

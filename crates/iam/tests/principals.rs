@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use colibri_iam::declaration::Declaration;
 use colibri_iam::policy::{Context, Decision, Request, Resource, Source};
-use colibri_iam::session::{RoleRequest, SessionError, TemporaryKey};
+use colibri_iam::session::{RoleRequest, ServiceRoleRequest, SessionError, TemporaryKey};
 use colibri_iam::{CredentialSource, Identity, Principal, Principals, edit};
 use colibri_store::{IamChange, IamOwner, IamSession, InlinePolicy, Store};
 use serde_json::{Value, json};
@@ -193,6 +193,63 @@ async fn a_key_that_has_ended_is_remembered_for_an_hour() {
     assert!(ended.has_ended(SystemTime::now()));
     assume(3).await;
     assert!(account.principals.credential(&first).is_none());
+}
+
+#[tokio::test]
+async fn a_service_is_given_a_role_that_trusts_it_by_name() {
+    let account = Account::new(json!(ACCOUNT)).await;
+    let trust = |statements: Value| {
+        let document = json!({"Version": "2012-10-17", "Statement": statements});
+        let role = edit::create_role("worker", &document.to_string(), 7200, SystemTime::now());
+        vec![IamChange::DeleteRole("worker".into()), role.unwrap()]
+    };
+    let people = json!({"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": "*"});
+    let service = json!({
+        "Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"],
+        "Principal": {"Service": "lambda.amazonaws.com"},
+        "Condition": {"StringEquals": {"aws:SourceAccount": ACCOUNT}},
+    });
+    let deny = json!({"Effect": "Deny", "Action": "sts:*", "Principal": {"Service": ["lambda.amazonaws.com"]}});
+    let first = edit::create_role(
+        "worker",
+        &json!({"Statement": people}).to_string(),
+        7200,
+        SystemTime::now(),
+    );
+    account.change(first.unwrap()).await;
+    for (statements, good) in [
+        (json!([people]), false),
+        (json!([service]), true),
+        (json!([service, deny]), false),
+    ] {
+        account
+            .store
+            .change_iam(trust(statements.clone()))
+            .await
+            .unwrap();
+        account.principals.refresh().await.unwrap();
+        let mut context = Context::default();
+        context.set("aws:SourceAccount", ACCOUNT);
+        let request = ServiceRoleRequest {
+            service: "lambda.amazonaws.com".into(),
+            role_arn: ROLE.replace("ci", "worker"),
+            session_name: "microvm-1".into(),
+            duration: Duration::from_secs(3300),
+            context,
+        };
+        let now = SystemTime::now();
+        let given = account
+            .principals
+            .assume_for_service(request.clone(), now)
+            .await;
+        assert_eq!(given.is_ok(), good, "{statements}");
+        let other = ServiceRoleRequest {
+            service: "ec2.amazonaws.com".into(),
+            ..request
+        };
+        let refused = account.principals.assume_for_service(other, now).await;
+        assert!(matches!(refused, Err(SessionError::Untrusted)));
+    }
 }
 
 #[tokio::test]

@@ -62,6 +62,47 @@ pub struct About {
     pub ends_at: f64,
 }
 
+/// Temporary credentials of the role that a MicroVM was run with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RoleCredentials {
+    /// Access key id.
+    pub access_key_id: String,
+    /// Secret access key.
+    pub secret_access_key: String,
+    /// What must come with it.
+    pub session_token: String,
+    /// When they were given out, milliseconds since the Unix epoch.
+    pub issued_at: i64,
+    /// When they end, milliseconds since the Unix epoch.
+    pub expires_at: i64,
+}
+
+impl std::fmt::Debug for RoleCredentials {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RoleCredentials")
+            .field("access_key_id", &self.access_key_id)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a guest is given no credentials of its MicroVM's role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoCredentials {
+    /// The role is not there, or does not trust the service.
+    #[error("the role {role} is not there or does not trust {service} to assume it")]
+    Untrusted {
+        /// ARN of the role.
+        role: String,
+        /// Whom it must trust.
+        service: String,
+    },
+    /// Something else; the daemon's log says what.
+    #[error("the role's credentials could not be made; ask again later")]
+    Failed,
+}
+
 /// The MicroVM does not run, or not yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -90,6 +131,15 @@ pub trait Subject: Send + Sync + 'static {
 
     /// Suspends it, as `SuspendMicrovm` would.
     async fn suspend(&self);
+
+    /// Whether it was run with a role.
+    fn has_role(&self) -> bool;
+
+    /// Credentials of that role, good for a while yet.
+    ///
+    /// # Errors
+    /// [`NoCredentials`]
+    async fn credentials(&self) -> Result<RoleCredentials, NoCredentials>;
 }
 
 /// The service; one for all MicroVMs of a daemon.

@@ -9,13 +9,18 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::token::TokenKey;
-use crate::{NotRunning, Subject};
+use crate::{NoCredentials, NotRunning, RoleCredentials, Subject};
 
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 const TOKEN_TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const FORWARDED: &str = "x-forwarded-for";
+/// Where a guest finds the name of its role, which is always the same, and below that its credentials.
+const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials";
+const ROLE_NAME: &str = "execution_role";
 /// Longest life of a token, seconds: EC2's.
 const MAX_TTL: u64 = 21_600;
 /// Longest time that a guest may say it is busy, seconds; it can say so again.
@@ -121,6 +126,11 @@ async fn route(
                 body.to_string(),
             ))
         }
+        _ if subject.has_role() && role_of(path) == Some(ROLE_NAME) => {
+            only(&head.method, "GET, HEAD")?;
+            let document = credentials(subject.credentials().await);
+            Ok(of(StatusCode::OK, "application/json", document))
+        }
         _ => {
             let text = described(path, subject).ok_or(Refusal::NotFound)?;
             only(&head.method, "GET, HEAD")?;
@@ -146,12 +156,52 @@ fn token(
     Ok(response)
 }
 
-/// EC2's paths that have a meaning here. Credentials are none: their list is not there, which clients
-/// take for a machine without a role.
+/// The last part of a path below the list of credentials.
+fn role_of(path: &str) -> Option<&str> {
+    path.strip_prefix(CREDENTIALS)?.strip_prefix('/')
+}
+
+/// The document in which clients look for credentials. What stands against them is told in EC2's form, which
+/// clients log.
+fn credentials(given: Result<RoleCredentials, NoCredentials>) -> String {
+    let document = match given {
+        Ok(credentials) => json!({
+            "Code": "Success",
+            "LastUpdated": date(credentials.issued_at),
+            "Type": "AWS-HMAC",
+            "AccessKeyId": credentials.access_key_id,
+            "SecretAccessKey": credentials.secret_access_key,
+            "Token": credentials.session_token,
+            "Expiration": date(credentials.expires_at),
+        }),
+        Err(refusal) => json!({
+            "Code": match refusal {
+                NoCredentials::Untrusted { .. } => "AssumeRoleUnauthorizedAccess",
+                NoCredentials::Failed => "InternalError",
+            },
+            "Message": refusal.to_string(),
+        }),
+    };
+    document.to_string()
+}
+
+/// Whole seconds in UTC.
+fn date(unix_millis: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(unix_millis.div_euclid(1000));
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// EC2's paths that have a meaning here. Without a role the list of credentials is not there, which is what
+/// clients take for a machine without one.
 fn described(path: &str, subject: &dyn Subject) -> Option<String> {
     let about = subject.about();
+    let has_role = subject.has_role();
     let text = match path.trim_end_matches('/') {
+        "/latest/meta-data" if has_role => "hostname\niam/\ninstance-id\nplacement/",
         "/latest/meta-data" => "hostname\ninstance-id\nplacement/",
+        "/latest/meta-data/iam" if has_role => "security-credentials/",
+        CREDENTIALS if has_role => ROLE_NAME,
         "/latest/meta-data/hostname" | "/latest/meta-data/instance-id" => &about.microvm_id,
         "/latest/meta-data/placement" => "region",
         "/latest/meta-data/placement/region" => &about.region,

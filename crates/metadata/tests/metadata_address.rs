@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use colibri_metadata::{About, Metadata, NotRunning, Subject};
+use colibri_metadata::{About, Metadata, NoCredentials, NotRunning, RoleCredentials, Subject};
 use colibri_network::{GuestListener, GuestStream};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
@@ -26,6 +27,7 @@ struct Machine {
     busy: Mutex<Duration>,
     runs: bool,
     suspended: watch::Sender<bool>,
+    role: Option<Result<RoleCredentials, NoCredentials>>,
 }
 
 #[async_trait]
@@ -49,6 +51,14 @@ impl Subject for Machine {
     async fn suspend(&self) {
         self.suspended.send_replace(true);
     }
+
+    fn has_role(&self) -> bool {
+        self.role.is_some()
+    }
+
+    async fn credentials(&self) -> Result<RoleCredentials, NoCredentials> {
+        self.role.clone().unwrap_or(Err(NoCredentials::Failed))
+    }
 }
 
 struct Guest {
@@ -62,6 +72,15 @@ impl Guest {
     }
 
     fn that(service: &Arc<Metadata>, id: &str, runs: bool) -> Self {
+        Self::with_role(service, id, runs, None)
+    }
+
+    fn with_role(
+        service: &Arc<Metadata>,
+        id: &str,
+        runs: bool,
+        role: Option<Result<RoleCredentials, NoCredentials>>,
+    ) -> Self {
         let machine = Arc::new(Machine {
             about: About {
                 microvm_id: id.into(),
@@ -75,6 +94,7 @@ impl Guest {
             busy: Mutex::default(),
             runs,
             suspended: watch::channel(false).0,
+            role,
         });
         let (connect, connections) = mpsc::unbounded_channel();
         let served = Arc::clone(service).serve(
@@ -167,7 +187,7 @@ async fn a_guest_learns_who_it_is_and_that_it_has_no_role() {
     let token = guest.token().await;
     let get = |path: &'static str| guest.ask("GET", path, &token, "");
     let (status, body) = get("/colibri/v1/identity").await;
-    let about: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let about: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(
         (status, about["microvmId"].as_str()),
         (200, Some("microvm-1"))
@@ -257,4 +277,56 @@ async fn silence_long_heads_and_long_bodies_have_their_bounds() {
         200
     );
     drop(crowd);
+}
+
+const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/";
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_where_clients_look_for_them_and_only_where_there_is_a_role() {
+    let service = Arc::new(Metadata::new());
+    let given = RoleCredentials {
+        access_key_id: "ASIAEXAMPLE".into(),
+        secret_access_key: "secret".into(),
+        session_token: "token".into(),
+        issued_at: 1_795_305_600_999,
+        expires_at: 1_795_308_900_999,
+    };
+    assert!(!format!("{given:?}").contains("secret"));
+    let guest = Guest::with_role(&service, "microvm-1", true, Some(Ok(given)));
+    let token = guest.token().await;
+    let listed = guest.ask("GET", CREDENTIALS, &token, "").await;
+    assert_eq!(listed, (200, "execution_role".to_owned()));
+    let path = format!("{CREDENTIALS}execution_role");
+    assert_eq!(guest.ask("GET", &path, "", "").await.0, 401);
+    let (status, document) = guest.ask("GET", &path, &token, "").await;
+    let expected = json!({
+        "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "secret",
+        "Token": "token", "LastUpdated": "2026-11-22T00:00:00Z", "Expiration": "2026-11-22T00:55:00Z",
+    });
+    assert_eq!(
+        (status, serde_json::from_str::<Value>(&document).unwrap()),
+        (200, expected)
+    );
+    let other = format!("{CREDENTIALS}another");
+    assert_eq!(guest.ask("GET", &other, &token, "").await.0, 404);
+    assert_eq!(guest.ask("POST", &path, &token, "").await.0, 405);
+
+    let untrusted = NoCredentials::Untrusted {
+        role: "arn:aws:iam::000000000000:role/worker".into(),
+        service: "lambda.amazonaws.com".into(),
+    };
+    let guest = Guest::with_role(&service, "microvm-2", true, Some(Err(untrusted)));
+    let (status, document) = guest.ask("GET", &path, &guest.token().await, "").await;
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(
+        (status, &document["Code"]),
+        (200, &json!("AssumeRoleUnauthorizedAccess"))
+    );
+    assert_eq!(document.get("AccessKeyId"), None);
+
+    let guest = Guest::of(&service, "microvm-3");
+    let token = guest.token().await;
+    for path in [CREDENTIALS, &path] {
+        assert_eq!(guest.ask("GET", path, &token, "").await.0, 404);
+    }
 }

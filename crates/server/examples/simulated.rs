@@ -27,7 +27,7 @@ use colibri_control::{
 use colibri_iam::Principals;
 use colibri_logs::{GroupName, Logs, StreamName};
 use colibri_objects::Objects;
-use colibri_server::{Front, Listener, ObjectCallers, Rate, Rates};
+use colibri_server::{AccountRoles, Front, Listener, ObjectCallers, Rate, Rates};
 use colibri_store::Store;
 use colibri_testkit::World;
 use colibri_wire::id::place::{Account, Place, Region};
@@ -69,7 +69,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let roomy = std::env::args_os()
         .nth(2)
         .is_some_and(|word| word == "roomy");
-    let control = control(&directory, store, logs.clone(), roomy).await?;
+    let roles = AccountRoles::new(Arc::clone(&principals));
+    let control = control(&directory, store, logs.clone(), roles, roomy).await?;
     let front = Front::new(
         Arc::clone(&control),
         objects.service(),
@@ -108,6 +109,7 @@ async fn control(
     directory: &Path,
     store: Store,
     logs: Logs,
+    roles: AccountRoles,
     roomy: bool,
 ) -> Result<Arc<Control>, Box<dyn Error>> {
     let world = World::new();
@@ -143,6 +145,7 @@ async fn control(
             directory,
             SystemTime::now(),
         )?)),
+        roles: Arc::new(roles),
         clock: Clock::system(),
     };
     Ok(Control::start(parts).await?)

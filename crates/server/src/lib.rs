@@ -19,7 +19,7 @@ mod service;
 mod sts;
 
 pub use audit::AuditSettings;
-pub use authorization::ObjectCallers;
+pub use authorization::{AccountRoles, ObjectCallers};
 pub use front::Front;
 pub use lifecycle::LifecycleAudit;
 pub use listen::{ListenFailure, Listener};

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use colibri_control::{
-    Clock, Control, EndpointForm, HostMemory, LogSink, MintFailure, Parts, ReadyMachine, Settings,
-    StartFailure, TokenMint,
+    Clock, Control, EndpointForm, HostMemory, LogSink, MintFailure, NoCredentials, Parts,
+    PassedRole, ReadyMachine, RoleCredentials, RoleKeys, Settings, StartFailure, TokenMint,
 };
 use colibri_store::Store;
 use colibri_testkit::World;
@@ -52,6 +52,27 @@ impl LogSink for MemoryLogs {
     }
 }
 
+/// Credentials of roles, numbered, good for 55 minutes.
+pub(crate) struct NumberedKeys {
+    pub(crate) made: Mutex<Vec<PassedRole>>,
+    clock: Clock,
+}
+
+#[async_trait]
+impl RoleKeys for NumberedKeys {
+    async fn credentials(&self, passed: &PassedRole) -> Result<RoleCredentials, NoCredentials> {
+        let mut made = self.made.lock().unwrap();
+        made.push(passed.clone());
+        Ok(RoleCredentials {
+            access_key_id: format!("ASIA{}", made.len()),
+            secret_access_key: "secret".into(),
+            session_token: "token".into(),
+            issued_at: self.clock.now(),
+            expires_at: self.clock.now() + 55 * 60 * 1000,
+        })
+    }
+}
+
 struct PlainTokens;
 
 impl TokenMint for PlainTokens {
@@ -77,6 +98,7 @@ pub(crate) struct Daemon {
     pub(crate) control: Arc<Control>,
     pub(crate) clock: Clock,
     pub(crate) logs: Arc<MemoryLogs>,
+    pub(crate) roles: Arc<NumberedKeys>,
     pub(crate) settings: Settings,
     /// The state as the test reads it: no fault is met on the way.
     pub(crate) store: Store,
@@ -120,12 +142,19 @@ impl Daemon {
             Clock::following_runtime(EPOCH),
             Arc::new(MemoryLogs::default()),
         );
-        let (control, store) = open(&settings, &world, &clock, &logs).await.unwrap();
+        let roles = Arc::new(NumberedKeys {
+            made: Mutex::default(),
+            clock: clock.clone(),
+        });
+        let (control, store) = open(&settings, &world, &clock, &logs, &roles)
+            .await
+            .unwrap();
         Self {
             world,
             control,
             clock,
             logs,
+            roles,
             settings,
             store,
             directory,
@@ -175,7 +204,8 @@ impl Daemon {
     /// Starts the next daemon, where it can start.
     pub(crate) async fn try_reopen(&mut self) -> Result<(), StartFailure> {
         let (settings, world) = (&self.settings, &self.world);
-        (self.control, self.store) = open(settings, world, &self.clock, &self.logs).await?;
+        let (clock, logs, roles) = (&self.clock, &self.logs, &self.roles);
+        (self.control, self.store) = open(settings, world, clock, logs, roles).await?;
         Ok(())
     }
 
@@ -312,6 +342,7 @@ async fn open(
     world: &World,
     clock: &Clock,
     logs: &Arc<MemoryLogs>,
+    roles: &Arc<NumberedKeys>,
 ) -> Result<(Arc<Control>, Store), StartFailure> {
     let store = Store::open(settings.data_directory.join("state.db"))
         .await
@@ -324,6 +355,7 @@ async fn open(
         builder: world.builder(),
         logs: Arc::clone(logs) as Arc<dyn LogSink>,
         tokens: Arc::new(PlainTokens),
+        roles: Arc::clone(roles) as Arc<dyn RoleKeys>,
         clock: clock.clone(),
     };
     Ok((Control::start(parts).await?, store))

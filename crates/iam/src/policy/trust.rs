@@ -19,8 +19,8 @@ pub(super) enum Principal {
     Account(String),
     /// One user, role or session.
     Arn(String),
-    /// A service of AWS. None of them calls Colibri.
-    Service,
+    /// A service of AWS, which Colibri itself is to its MicroVMs.
+    Service(String),
 }
 
 impl TrustPolicy {
@@ -56,6 +56,30 @@ impl TrustPolicy {
             }
         }
         trust
+    }
+
+    /// Whether it lets a service do `action`: by its name, for `*` means people.
+    #[must_use]
+    pub fn trusts_service(&self, service: &str, action: &str, context: &Context) -> bool {
+        let request = Request {
+            action: action.to_owned(),
+            resource: Resource::any(),
+            context: context.clone(),
+        };
+        let mut trusted = false;
+        for statement in self.statements.iter().filter(|one| one.applies(&request)) {
+            let named = statement
+                .principals
+                .iter()
+                .any(|principal| matches!(principal, Principal::Service(name) if name == service));
+            let anyone = statement.principals.contains(&Principal::Anyone);
+            match statement.effect {
+                Effect::Deny if named || anyone => return false,
+                Effect::Allow if named => trusted = true,
+                Effect::Deny | Effect::Allow => {}
+            }
+        }
+        trusted
     }
 }
 
@@ -116,7 +140,7 @@ impl Principal {
             Self::Arn(arn) if arn == caller.arn || Some(arn.as_str()) == caller.role_arn => {
                 Trust::Caller
             }
-            Self::Account(_) | Self::Arn(_) | Self::Service => Trust::No,
+            Self::Account(_) | Self::Arn(_) | Self::Service(_) => Trust::No,
         }
     }
 }
@@ -132,7 +156,7 @@ pub(super) fn principals(written: WrittenPrincipal) -> Result<Vec<Principal>, Po
         for text in texts.0 {
             principals.push(match kind.as_str() {
                 "AWS" => Principal::parse(&text)?,
-                "Service" => Principal::Service,
+                "Service" => Principal::Service(text),
                 _ => return Err(PolicyError::Principal(kind)),
             });
         }

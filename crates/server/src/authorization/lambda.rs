@@ -16,7 +16,7 @@ use colibri_wire::{ApiError, Request};
 use super::{Caller, Denied, Need};
 
 /// Whom roles are passed to.
-const PASSED_TO: &str = "lambda.amazonaws.com";
+pub(super) const PASSED_TO: &str = "lambda.amazonaws.com";
 /// What the session of a build role is called in refusals.
 const BUILD_SESSION: &str = "microvm-image-build";
 

@@ -8,6 +8,7 @@
 pub(crate) mod lambda;
 pub(crate) mod logs;
 mod objects;
+mod roles;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use time::format_description::well_known::Rfc3339;
 use tracing::info;
 
 pub use objects::ObjectCallers;
+pub use roles::AccountRoles;
 
 /// One thing that a call needs to be allowed.
 #[derive(Debug, Clone)]

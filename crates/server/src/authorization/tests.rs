@@ -18,7 +18,7 @@ use colibri_wire::page::PageKey;
 use colibri_wire::{ApiError, Operation, Request, Route};
 use serde_json::{Value, json};
 
-use super::{Caller, lambda, logs};
+use super::{AccountRoles, Caller, lambda, logs};
 use crate::{logs as service, sts};
 
 const IMAGE: &str = "arn:aws:lambda:us-east-1:000000000000:microvm-image:hello";
@@ -67,6 +67,10 @@ impl Trial {
         };
         let endpoint = EndpointForm::UnderDomain("microvm.localhost".into());
         let key = PageKey::new([7; 32]);
+        let root = colibri_iam::root::open(directory.path(), "us-east-1", "000000000000").unwrap();
+        let user = edit::create_user("ana", SystemTime::now()).unwrap();
+        store.change_iam(vec![user]).await.unwrap();
+        let principals = Principals::open(store.clone(), root).await.unwrap();
         let parts = Parts {
             settings: Settings::new(place, directory.path().into(), endpoint, key),
             store: store.clone(),
@@ -75,13 +79,10 @@ impl Trial {
             builder: world.builder(),
             logs: Arc::new(Silent),
             tokens: Arc::new(Silent),
+            roles: Arc::new(AccountRoles::new(Arc::clone(&principals))),
             clock: Clock::system(),
         };
         let control = Control::start(parts).await.unwrap();
-        let root = colibri_iam::root::open(directory.path(), "us-east-1", "000000000000").unwrap();
-        let user = edit::create_user("ana", SystemTime::now()).unwrap();
-        store.change_iam(vec![user]).await.unwrap();
-        let principals = Principals::open(store.clone(), root).await.unwrap();
         let Request::CreateMicrovmImage(create) = request(
             "POST",
             "/2025-09-09/microvm-images",
