@@ -16,31 +16,42 @@ use colibri_objects::{CopyError, Objects};
 use colibri_wire::id::port::{AllowedPorts as WirePorts, PortSpecification};
 use tracing::warn;
 
+use crate::endpoint_limits::EndpointLimits;
+
 /// The ingress's way to MicroVMs.
-pub(crate) struct ControlGateway(pub(crate) Arc<Control>);
+pub(crate) struct ControlGateway {
+    pub(crate) control: Arc<Control>,
+    /// What each size allows at its endpoint.
+    pub(crate) sizes: EndpointLimits,
+}
 
-#[async_trait]
-impl Gateway for ControlGateway {
-    fn by_label(&self, label: &str) -> Option<Endpoint> {
-        self.0.by_label(label).map(endpoint)
-    }
-
-    fn by_id(&self, microvm_id: &str) -> Option<Endpoint> {
-        self.0.by_id(microvm_id).map(endpoint)
-    }
-
-    async fn ready(&self, microvm_id: &str) -> Result<Arc<dyn Application>, Unready> {
-        match self.0.ready(microvm_id).await {
-            Ok(machine) => Ok(Arc::new(ReadyApplication(machine))),
-            Err(reason) => Err(unready(reason)),
+impl ControlGateway {
+    fn endpoint(&self, found: colibri_control::Endpoint) -> Endpoint {
+        Endpoint {
+            limits: self.sizes.of(found.memory_mib),
+            microvm_id: found.microvm_id,
+            label: found.label,
         }
     }
 }
 
-fn endpoint(found: colibri_control::Endpoint) -> Endpoint {
-    Endpoint {
-        microvm_id: found.microvm_id,
-        label: found.label,
+#[async_trait]
+impl Gateway for ControlGateway {
+    fn by_label(&self, label: &str) -> Option<Endpoint> {
+        let found = self.control.by_label(label);
+        found.map(|found| self.endpoint(found))
+    }
+
+    fn by_id(&self, microvm_id: &str) -> Option<Endpoint> {
+        let found = self.control.by_id(microvm_id);
+        found.map(|found| self.endpoint(found))
+    }
+
+    async fn ready(&self, microvm_id: &str) -> Result<Arc<dyn Application>, Unready> {
+        match self.control.ready(microvm_id).await {
+            Ok(machine) => Ok(Arc::new(ReadyApplication(machine))),
+            Err(reason) => Err(unready(reason)),
+        }
     }
 }
 

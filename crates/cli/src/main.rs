@@ -7,6 +7,7 @@ mod audit;
 mod cold_boot;
 mod doctor;
 mod driver;
+mod endpoint_limits;
 mod glue;
 mod iam;
 mod lives;

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use colibri_server::{Rate, Rates};
 use serde::Deserialize;
 
+use crate::endpoint_limits::{EndpointLimits, EndpointSetting};
 use crate::settings::SettingsError;
 
 /// `[quotas]`. What is left out is the preset's.
@@ -24,6 +25,8 @@ pub(crate) struct Quotas {
     memory_mib: Option<u64>,
     /// Calls of operations, by their names.
     rates: BTreeMap<String, RateSetting>,
+    /// What the sizes of MicroVMs allow at their endpoints, by baseline memory in MiB.
+    endpoints: BTreeMap<String, EndpointSetting>,
 }
 
 /// Where the values come from that are not set.
@@ -60,6 +63,15 @@ impl Quotas {
         choices.max_versions = self.versions.unwrap_or(choices.max_versions);
         choices.max_builds = self.builds.unwrap_or(choices.max_builds);
         choices.max_kept_memory_mib = self.memory_mib.unwrap_or(choices.max_kept_memory_mib);
+    }
+
+    /// What each size of MicroVMs allows at its endpoint.
+    pub(crate) fn endpoints(&self) -> Result<EndpointLimits, SettingsError> {
+        let preset = match self.preset {
+            Preset::Colibri => EndpointLimits::default(),
+            Preset::Aws => EndpointLimits::aws(),
+        };
+        preset.with(&self.endpoints)
     }
 
     /// The rates of operations.

@@ -137,6 +137,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     choices.aws_quirks = settings.aws_quirks;
     settings.quotas.apply(&mut choices);
     let rates = settings.quotas.rates()?;
+    let sizes = settings.quotas.endpoints()?;
     connect_vpc(&settings, &mut choices)?;
     keep_for_speed(&settings, &mut choices);
     lives::choose(&settings.microvms, &mut choices)?;
@@ -154,7 +155,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     })
     .await?;
 
-    let gateway = Arc::new(ControlGateway(Arc::clone(&control)));
+    let gateway = Arc::new(ControlGateway {
+        control: Arc::clone(&control),
+        sizes,
+    });
     let mut limits = colibri_ingress::Limits::default();
     if let Some(most) = settings.ingress.connections_per_client {
         limits.max_connections_per_peer = most.get();

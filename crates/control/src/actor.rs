@@ -138,6 +138,7 @@ impl Actor {
             endpoint: Endpoint {
                 microvm_id: row.id.clone(),
                 label: row.label,
+                memory_mib: row.memory_mib,
             },
             mailbox: sender,
             status: seen,

@@ -23,6 +23,8 @@ pub struct Endpoint {
     pub microvm_id: String,
     /// The label of its host name.
     pub label: String,
+    /// Its size: baseline memory, MiB.
+    pub memory_mib: u32,
 }
 
 /// What an actor is asked.
@@ -133,7 +135,9 @@ struct Entries {
 impl Registry {
     pub(crate) fn insert(&self, handle: Arc<Handle>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Endpoint { microvm_id, label } = handle.endpoint.clone();
+        let Endpoint {
+            microvm_id, label, ..
+        } = handle.endpoint.clone();
         entries.ids.insert(label, microvm_id.clone());
         entries.by_id.insert(microvm_id, handle);
     }

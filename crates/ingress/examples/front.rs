@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use colibri_ingress::{
     AllowedPorts, Application, Certificates, ConnectError, Domain, Endpoint, Gateway, GuestStream,
-    Ingress, ListenAddress, MAX_LIFETIME, Settings, TokenMint, Unready,
+    Ingress, ListenAddress, MAX_LIFETIME, Settings, SizeLimits, TokenMint, Unready,
 };
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ fn demo() -> Endpoint {
     Endpoint {
         microvm_id: "microvm-demo".to_owned(),
         label: "demo".to_owned(),
+        limits: SizeLimits::default(),
     }
 }
 

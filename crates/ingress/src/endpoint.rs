@@ -21,7 +21,7 @@ use crate::body::{BodyError, Metered};
 use crate::credential;
 use crate::exchange::{Counters, Exchange, InFlight};
 use crate::fields::{self, Framing, Protocol};
-use crate::gateway::Gateway;
+use crate::gateway::{Endpoint, Gateway, SizeLimits};
 use crate::host::{self, Route};
 use crate::refusal::Refusal;
 use crate::settings::{Domain, Limits};
@@ -50,6 +50,7 @@ pub(crate) struct Endpoints {
 /// A request that may pass, and where to.
 struct Permitted {
     microvm_id: String,
+    limits: SizeLimits,
     port: u16,
     authority: Authority,
     handshake: Option<Handshake>,
@@ -68,7 +69,9 @@ impl Endpoints {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let exchange = Exchange::begin(&request, in_flight, &self.counters);
-        let answer = self.forward(request, server_name, &exchange).await;
+        let answer = self
+            .forward(request, server_name, in_flight, &exchange)
+            .await;
         answer.unwrap_or_else(|refusal| {
             exchange.refused(refusal);
             let mut response = refusal.into_response();
@@ -83,6 +86,7 @@ impl Endpoints {
         &self,
         mut request: Request<B>,
         server_name: Option<&str>,
+        in_flight: &InFlight,
         exchange: &Arc<Exchange>,
     ) -> Result<Response<ResponseBody>, Refusal>
     where
@@ -92,10 +96,11 @@ impl Endpoints {
         let client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let permitted = self.permit(&parts, Framing::of(&body), server_name)?;
-        exchange.admitted(
-            &permitted.microvm_id,
-            self.admission.admit(&permitted.microvm_id)?,
-        );
+        let (id, size) = (&permitted.microvm_id, &permitted.limits);
+        in_flight
+            .places()
+            .take(&self.admission, id, size.connections)?;
+        exchange.admitted(id, self.admission.admit(id, size)?);
         let protocol = protocol(&parts, permitted.handshake.as_ref());
         let destination = Destination {
             gateway: self.gateway.as_ref(),
@@ -129,7 +134,7 @@ impl Endpoints {
                 tracing::debug!(reason = ?refused, "token refused");
                 Refusal::Unauthenticated
             })?;
-        self.agree(&route, &claims)?;
+        let limits = self.agree(&route, &claims)?.limits;
         let port = credential::port(&parts.headers, handshake.as_ref())?;
         match claims.kind {
             TokenKind::Shell => return Err(Refusal::ShellToken),
@@ -140,6 +145,7 @@ impl Endpoints {
         }
         Ok(Permitted {
             microvm_id: claims.microvm_id,
+            limits,
             port,
             authority,
             handshake,
@@ -147,13 +153,13 @@ impl Endpoints {
     }
 
     /// Whether the token is for the MicroVM that the host name means.
-    fn agree(&self, route: &Route, claims: &Claims) -> Result<(), Refusal> {
+    fn agree(&self, route: &Route, claims: &Claims) -> Result<Endpoint, Refusal> {
         let named = match route {
             Route::Label(label) => self.gateway.by_label(label),
             Route::Token => self.gateway.by_id(&claims.microvm_id),
         };
         match named {
-            Some(endpoint) if endpoint.microvm_id == claims.microvm_id => Ok(()),
+            Some(endpoint) if endpoint.microvm_id == claims.microvm_id => Ok(endpoint),
             Some(_) => Err(Refusal::Unauthenticated),
             // Nothing has this name. The holder of a good token may know that its MicroVM is gone.
             None if self.gateway.by_id(&claims.microvm_id).is_none() => {

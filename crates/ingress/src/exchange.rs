@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use uuid::Uuid;
 
-use crate::admission::Admitted;
+use crate::admission::{Place, Places};
 use crate::refusal::Refusal;
 
 /// Characters of a path that the log shows: who is refused must not fill the disk with them.
@@ -72,6 +72,8 @@ struct Connection {
     /// Its place among all connections, kept until the last exchange ends: a WebSocket outlives the
     /// HTTP/1.1 connection that it began as.
     _permit: OwnedSemaphorePermit,
+    /// Likewise, its places at MicroVMs.
+    places: Places,
 }
 
 impl InFlight {
@@ -82,9 +84,15 @@ impl InFlight {
             Self(Arc::new(Connection {
                 exchanges,
                 _permit: permit,
+                places: Places::default(),
             })),
             receiver,
         )
+    }
+
+    /// The places of this connection at MicroVMs.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 }
 
@@ -99,7 +107,7 @@ pub(crate) struct Exchange {
     version: Version,
     microvm_id: OnceLock<String>,
     refusal: OnceLock<&'static str>,
-    admitted: OnceLock<Admitted>,
+    admitted: OnceLock<Place>,
     status: AtomicU16,
     received: AtomicU64,
     sent: AtomicU64,
@@ -139,7 +147,7 @@ impl Exchange {
     }
 
     /// The MicroVM is known, and the request was let in to it.
-    pub(crate) fn admitted(&self, microvm_id: &str, admitted: Admitted) {
+    pub(crate) fn admitted(&self, microvm_id: &str, admitted: Place) {
         self.microvm_id.get_or_init(|| microvm_id.to_owned());
         self.admitted.get_or_init(|| admitted);
     }

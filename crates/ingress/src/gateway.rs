@@ -1,9 +1,11 @@
 //! What ingress needs of the rest of Colibri.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use governor::Quota;
 
 /// What a host name or a token leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +14,17 @@ pub struct Endpoint {
     pub microvm_id: String,
     /// The label of its host name.
     pub label: String,
+    /// What its size allows.
+    pub limits: SizeLimits,
+}
+
+/// What the size of a MicroVM allows at its endpoint, beside what the ingress allows to any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SizeLimits {
+    /// Client connections that have brought it a request and are open; more get 429.
+    pub connections: Option<NonZeroUsize>,
+    /// Requests (frames of a WebSocket are none); more get 429.
+    pub requests: Option<Quota>,
 }
 
 /// Finds MicroVMs and makes them ready.

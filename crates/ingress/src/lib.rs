@@ -12,7 +12,7 @@
 //!   websocket   is it a WebSocket handshake, and which subprotocols are whose
 //!   credential  the token and the port
 //!   token       what the token says: this MicroVM, this port, not expired
-//!   admission   not too many at once
+//!   admission   not too many at once, and as its size allows (`pace`: requests a second)
 //!   upstream    a ready machine, a connection, the request sent: repeated when it fell asleep between
 //!   fields      header fields that pass, and those that do not
 //!   body        bytes as they come, each chunk counted as activity
@@ -39,6 +39,7 @@ mod exchange;
 mod fields;
 mod gateway;
 mod host;
+mod pace;
 mod peers;
 mod refusal;
 mod server;
@@ -50,7 +51,8 @@ mod websocket;
 
 pub use certificates::{Certificates, CertificatesError};
 pub use exchange::{CounterValues, Counters};
-pub use gateway::{Application, ConnectError, Endpoint, Gateway, GuestStream, Unready};
+pub use gateway::{Application, ConnectError, Endpoint, Gateway, GuestStream, SizeLimits, Unready};
+pub use governor::Quota;
 pub use server::{BindError, Ingress};
 pub use settings::{Domain, DomainRefused, Limits, ListenAddress, ListenAddressRefused, Settings};
 pub use token::{

@@ -27,6 +27,10 @@ pub(crate) enum Refusal {
     Misdirected,
     /// Too many requests are in flight to the MicroVM.
     TooMany,
+    /// As many connections are open to the MicroVM as its size allows.
+    TooManyConnections,
+    /// The MicroVM got as many requests of late as its size allows.
+    TooFast,
     /// It is suspended and traffic does not wake it.
     Suspended,
     /// Its application does not listen on the port, or does not speak the protocol.
@@ -72,6 +76,16 @@ impl Refusal {
                 "TOO_MANY_REQUESTS",
                 "Too many requests are in flight to the MicroVM",
             ),
+            Self::TooManyConnections => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_REQUESTS",
+                "Too many connections are open to the MicroVM",
+            ),
+            Self::TooFast => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_REQUESTS",
+                "Too many requests a second for the MicroVM",
+            ),
             Self::Suspended => (StatusCode::BAD_GATEWAY, "MICROVM_CONNECT_FAILED", ""),
             Self::ApplicationUnreachable => (
                 StatusCode::BAD_GATEWAY,
@@ -114,7 +128,7 @@ impl Refusal {
                 HeaderValue::from_static("text/plain; charset=utf-8"),
             );
         }
-        if self == Self::TooMany {
+        if status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

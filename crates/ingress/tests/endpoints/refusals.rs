@@ -1,8 +1,10 @@
 //! Who is refused, and how; and that a refusal never touches the MicroVM.
 
+use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
-use colibri_ingress::{AllowedPorts, Limits, Unready};
+use colibri_ingress::{AllowedPorts, Limits, Quota, Unready};
 use http::StatusCode;
 
 use crate::stage::{Answer, Stage, empty, get, get2, mirror, ports, soon};
@@ -286,6 +288,75 @@ async fn more_requests_than_a_microvm_may_have_are_refused_and_the_others_unharm
     assert_eq!(stage.send(request).await.status, StatusCode::OK);
     stage.one.wake();
     assert_eq!(soon(held).await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+fn with_token(stage: &Stage) -> http::Request<crate::stage::Body> {
+    let request = get("/").header("x-aws-proxy-auth", stage.token());
+    request.body(empty()).unwrap()
+}
+
+#[tokio::test]
+async fn a_size_bounds_the_connections_that_are_open_to_a_microvm() {
+    let stage = Stage::new().await;
+    stage.one.serve(8080, mirror);
+    stage.two.serve(8080, mirror);
+    stage.one.limits.lock().unwrap().connections = NonZeroUsize::new(2);
+    let name = "label-one.microvm.localhost";
+    let mut first = stage.http1(name).await;
+    let second = stage.http2(name).await;
+    let ask = async |sender: &mut hyper::client::conn::http1::SendRequest<_>| {
+        let answer = soon(sender.send_request(with_token(&stage))).await.unwrap();
+        Answer::of(answer).await
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(&mut first).await.status, StatusCode::OK);
+        let request = get2("/").header("x-aws-proxy-auth", stage.token());
+        let mut sender = second.clone();
+        let answer = sender.send_request(request.body(empty()).unwrap());
+        assert_eq!(soon(answer).await.unwrap().status(), StatusCode::OK);
+    }
+    let touched = stage.one.connects.load(SeqCst);
+    let mut third = stage.http1(name).await;
+    let refused = ask(&mut third).await;
+    let body = "Too many connections are open to the MicroVM";
+    assert_denied(&refused, 429, "TOO_MANY_REQUESTS", body);
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(stage.one.connects.load(SeqCst), touched);
+    let token = stage.token_for(&stage.two, &AllowedPorts::All);
+    let other = http::Request::builder()
+        .uri("/")
+        .header("host", "label-two.microvm.localhost:8443")
+        .header("x-aws-proxy-auth", token);
+    let answer = stage.send(other.body(empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    // The place is free when the server has seen the end of the connection.
+    drop(first);
+    let freed = async {
+        while ask(&mut third).await.status != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(freed).await;
+}
+
+#[tokio::test]
+async fn a_size_bounds_the_requests_that_a_microvm_gets_in_a_time() {
+    let stage = Stage::new().await;
+    stage.one.serve(8080, mirror);
+    let two = std::num::NonZeroU32::new(2).unwrap();
+    stage.one.limits.lock().unwrap().requests = Some(Quota::per_hour(two));
+    for _ in 0..2 {
+        let answer = stage.send(with_token(&stage)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    // One that is refused wakes nobody.
+    stage.one.suspend();
+    let readied = stage.one.readied.load(SeqCst);
+    let refused = stage.send(with_token(&stage)).await;
+    let body = "Too many requests a second for the MicroVM";
+    assert_denied(&refused, 429, "TOO_MANY_REQUESTS", body);
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(stage.one.readied.load(SeqCst), readied);
 }
 
 #[tokio::test]

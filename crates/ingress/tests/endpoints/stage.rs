@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use colibri_ingress::{
     AllowedPorts, Application, Certificates, ConnectError, Domain, Endpoint, Gateway, GuestStream,
-    Ingress, Limits, ListenAddress, PortRange, Settings, TokenMint, Unready,
+    Ingress, Limits, ListenAddress, PortRange, Settings, SizeLimits, TokenMint, Unready,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -77,6 +77,7 @@ pub(crate) struct Vm {
     pub(crate) waiting: watch::Sender<usize>,
     pub(crate) connects: AtomicUsize,
     pub(crate) active: watch::Sender<usize>,
+    pub(crate) limits: Mutex<SizeLimits>,
 }
 
 impl Vm {
@@ -93,6 +94,7 @@ impl Vm {
             waiting: watch::channel(0).0,
             connects: AtomicUsize::new(0),
             active: watch::channel(0).0,
+            limits: Mutex::default(),
         })
     }
 
@@ -225,6 +227,7 @@ fn endpoint(vm: &Vm) -> Endpoint {
     Endpoint {
         microvm_id: vm.id.clone(),
         label: vm.label.clone(),
+        limits: *vm.limits.lock().unwrap(),
     }
 }
 
