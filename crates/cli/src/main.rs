@@ -4,6 +4,7 @@
 //! theirs.
 
 mod audit;
+mod base_versions;
 mod cold_boot;
 mod doctor;
 mod driver;

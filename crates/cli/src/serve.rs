@@ -28,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::base_versions;
 use crate::driver::{self, DriverError};
 use crate::glue::{ControlGateway, IngressTokens, ObjectArtifacts, OutputLogs};
 use crate::lives;
@@ -102,6 +103,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     let logs = open_logs(data.join("logs")).await?;
 
     let (vmm, guest) = hypervisor(&settings).await?;
+    let guest = base_versions::guests(&settings.images.base_versions, guest)?;
     let network = Arc::new(SlotPool::open(&network_settings(&settings, &data)?).await?);
     let builder = ContainerImageBuilder::new(
         builder_settings(&settings, &data),
@@ -135,6 +137,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         choices.observer = Arc::new(LifecycleAudit::new(trail.clone(), REGION, ACCOUNT));
     }
     choices.aws_quirks = settings.aws_quirks;
+    choices.base_versions = base_versions::versions(&settings.images.base_versions)?;
     settings.quotas.apply(&mut choices);
     let rates = settings.quotas.rates()?;
     let sizes = settings.quotas.endpoints()?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::audit::Audit;
+use crate::base_versions::BaseVersionSetting;
 use crate::quotas::Quotas;
 use crate::vpc::VpcSection;
 
@@ -150,6 +151,8 @@ pub(crate) struct Images {
     pub(crate) base_images_mib: Option<u64>,
     /// Age at which a fetched base image is fetched anew, hours.
     pub(crate) base_image_hours: Option<u64>,
+    /// Versions of the managed base image.
+    pub(crate) base_versions: Vec<BaseVersionSetting>,
 }
 
 /// What to do with builds that ask for ARM64 on a host of another architecture.

@@ -13,7 +13,7 @@ use colibri_image::{
 use colibri_store::{Build, BuildOutcome, Image, StoreError, Version};
 use colibri_wire::ApiError;
 use colibri_wire::check::configuration::BuildPlan;
-use colibri_wire::id::version::ImageVersion;
+use colibri_wire::id::version::{BaseImageVersion, ImageVersion};
 use colibri_wire::shape::common::{Architecture, Logging};
 use colibri_wire::shape::configuration::ImageConfiguration;
 use tokio::time::timeout;
@@ -169,6 +169,8 @@ async fn request(
     })?;
     let configuration: ImageConfiguration =
         documents::read("image_versions", &key, &version.config)?;
+    let base_version = configuration.base_image_version.as_deref();
+    let base_version = base_version.and_then(BaseImageVersion::parse_echoed);
     let configuration = configuration_as_given(configuration);
     let place = &shared.settings.place;
     let plan = BuildPlan::of(&configuration, place).map_err(|error| corrupt(error.to_string()))?;
@@ -182,6 +184,7 @@ async fn request(
             .arn_text(&build.image_name)
             .map_err(|error| corrupt(error.to_string()))?,
         image_version: ImageVersion::of_major(build.version).to_string(),
+        base_version: base_version.map_or(1, BaseImageVersion::number),
         region: place.region.as_str().to_owned(),
         bucket: plan.artifact.bucket().to_owned(),
         key: plan.artifact.key().to_owned(),

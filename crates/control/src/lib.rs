@@ -40,6 +40,7 @@
 
 mod acceptance;
 mod actor;
+mod base_versions;
 mod bases;
 mod builds;
 mod capacity;
@@ -92,6 +93,7 @@ mod warm_up;
 
 pub use colibri_metadata::{NoCredentials, RoleCredentials};
 
+pub use base_versions::BaseVersion;
 pub use changes::{Cause, Change, Observer, Subject, on_behalf_of};
 pub use clock::Clock;
 pub use control::{Control, Parts};

@@ -192,6 +192,7 @@ impl Control {
         let key = format!("{}/{number}", image.id);
         let configuration: ImageConfiguration =
             documents::read("image_versions", &key, &version.config).map_err(failed)?;
+        self.check_base(&plan.image, number, &configuration)?;
         let configuration = configuration_as_given(configuration);
         let built = BuildPlan::of(&configuration, &self.shared.settings.place)?;
         let hooks = LifeHooks::of(

@@ -8,6 +8,7 @@ use colibri_wire::check::run::LifetimeBound;
 use colibri_wire::id::place::Place;
 use colibri_wire::page::PageKey;
 
+use crate::base_versions::BaseVersion;
 use crate::changes::{Nobody, Observer};
 use crate::host_memory::{HostMemory, host_memory_mib};
 use crate::idle::IdleSignals;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub page_key: PageKey,
     /// What an explicit `ARM_64` means here.
     pub arm64_requests: Arm64Requests,
+    /// Versions of the managed base image, in ascending order.
+    pub base_versions: Vec<BaseVersion>,
     /// Whether oddities of the live service are reproduced: docs/aws-quirks.md has them.
     pub aws_quirks: bool,
     /// Most MicroVMs with a process at a time (suspended ones have none).
@@ -226,6 +229,7 @@ impl Settings {
             endpoint,
             page_key,
             arm64_requests: Arm64Requests::default(),
+            base_versions: vec![BaseVersion::first()],
             aws_quirks: false,
             max_running: 1000,
             max_memory_mib: memory_limit_mib(MEMORY_OVERCOMMIT, default_reserve_mib()),

@@ -5,12 +5,13 @@ mod common;
 
 use std::sync::Arc;
 
+use colibri_control::BaseVersion;
 use colibri_image::{BuildFailure, FailureCode};
 use colibri_testkit::{Fault, Operation};
 use colibri_wire::ApiError;
 use colibri_wire::shape::image::{ImageState, ImageVersionState, ImageVersionStatus};
 use colibri_wire::shape::microvm::MicrovmState;
-use common::{Daemon, IMAGE};
+use common::{BASE, Daemon, EPOCH, IMAGE};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -452,4 +453,122 @@ async fn lists_page_through_everything_once() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 5);
+}
+
+/// Statuses of the base image's versions, as they are listed, one a page.
+async fn base_versions(daemon: &Daemon) -> Vec<(String, Value)> {
+    let (mut found, mut token) = (Vec::new(), None);
+    loop {
+        let request = json!({ "imageIdentifier": BASE, "maxResults": 1, "nextToken": token });
+        let request = of(request);
+        let page = daemon.control.list_managed_microvm_image_versions(request);
+        let page = page.await.unwrap();
+        assert!(page.items.len() <= 1);
+        found.extend(page.items.into_iter().map(|item| {
+            (
+                item.image_version,
+                serde_json::to_value(item.status).unwrap(),
+            )
+        }));
+        token = page.next_token;
+        if token.is_none() {
+            return found;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_version_runs_out_for_builds_first_and_for_launches_later() {
+    const DAY: u64 = 24 * 60 * 60;
+    let moment = |day: u64| EPOCH + i64::try_from(day * DAY * 1000).unwrap();
+    let daemon = Daemon::start_with(|settings| {
+        let second = BaseVersion {
+            number: 2,
+            released: moment(10),
+            deprecated: None,
+            recalled: Some(moment(120)),
+        };
+        settings.base_versions[0].deprecated = Some(moment(10));
+        settings.base_versions.push(second);
+    })
+    .await;
+    let days = |days: u64| daemon.clock.jump(moment(days) - EPOCH);
+    daemon.create_image(json!({})).await;
+    let listed = |versions: &[(&str, &str)]| -> Vec<(String, Value)> {
+        let one = |(number, status): &(&str, &str)| (number.to_string(), json!(status));
+        versions.iter().map(one).collect()
+    };
+    assert_eq!(base_versions(&daemon).await, listed(&[("1", "AVAILABLE")]));
+    let second = json!({ "baseImageVersion": "2" });
+    let refused = update(&daemon, second.clone()).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with("does not exist. Available versions: 1"),
+        "{refused}"
+    );
+
+    days(10);
+    let both = listed(&[("2", "AVAILABLE"), ("1", "DEPRECATED")]);
+    assert_eq!(base_versions(&daemon).await, both);
+    let newest = json!({ "name": "newest" });
+    let newest = daemon
+        .control
+        .create_microvm_image(Daemon::image_request(newest));
+    let newest = newest.await.unwrap().configuration.base_image_version;
+    assert_eq!(newest.as_deref(), Some("2.0"));
+    let arn = IMAGE.replace("hello", "newest");
+    daemon.control.image_settled(&arn).await.unwrap();
+    let built: Vec<u32> = daemon
+        .world
+        .builds()
+        .iter()
+        .map(|build| build.base_version)
+        .collect();
+    assert_eq!(built, [1, 2]);
+    let first = json!({ "baseImageVersion": "1" });
+    update(&daemon, first.clone()).await.unwrap();
+    daemon.control.image_settled(IMAGE).await.unwrap();
+
+    days(60);
+    assert_eq!(base_versions(&daemon).await, both);
+    let refused = update(&daemon, first).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("Version 1 ") && refused.contains(" is expiring"),
+        "{refused}"
+    );
+    assert!(refused.ends_with("Available versions: 2"), "{refused}");
+    let running = daemon.run(json!({})).await;
+
+    days(30);
+    assert_eq!(base_versions(&daemon).await, listed(&[("2", "AVAILABLE")]));
+    let run = || daemon.control.run_microvm(Daemon::run_request(json!({})));
+    let refused = run().await.unwrap_err();
+    assert!(
+        matches!(refused, ApiError::ResourceNotFound { .. }),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains("version 1 of its base image, which is expired"),
+        "{refused}"
+    );
+    assert_eq!(daemon.get(&running).await.state, MicrovmState::Running);
+    update(&daemon, json!({})).await.unwrap();
+    daemon.control.image_settled(IMAGE).await.unwrap();
+    daemon.run(json!({})).await;
+
+    days(20);
+    assert_eq!(base_versions(&daemon).await, listed(&[("2", "RECALLED")]));
+    assert!(
+        run()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("which is recalled")
+    );
+    let refused = update(&daemon, json!({})).await.unwrap_err().to_string();
+    assert!(refused.contains("No version of base image"), "{refused}");
+    assert_eq!(daemon.get(&running).await.state, MicrovmState::Running);
 }

@@ -234,6 +234,7 @@ impl Build<'_> {
         let architecture = self.request.shape.architecture;
         self.parts
             .guest
+            .of_version(self.request.base_version)
             .of_architecture(architecture)
             .ok_or_else(|| {
                 let reason = format!("no guest kernel for {architecture:?} is installed");

@@ -20,6 +20,8 @@ pub struct BuildRequest {
     pub image_arn: String,
     /// Version: `1.0`.
     pub image_version: String,
+    /// Version of the base image: which kernel and agent its machines have.
+    pub base_version: u32,
     /// Region, for the application's `AWS_REGION`.
     pub region: String,
     /// Bucket of the artifact.
@@ -271,6 +273,7 @@ pub(crate) mod tests {
             image_name: "shop".into(),
             image_arn: "arn:aws:lambda:us-east-1:000000000000:microvm-image:shop".into(),
             image_version: "1.0".into(),
+            base_version: 1,
             region: "us-east-1".into(),
             bucket: "bucket".into(),
             key: "shop.zip".into(),

@@ -1,5 +1,6 @@
 //! What an installation decides about builds: limits, directories, and the guest's own files.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -132,6 +133,8 @@ pub struct GuestFiles {
 #[derive(Debug, Clone, Default)]
 pub struct GuestAssets {
     files: Vec<GuestFiles>,
+    /// Those of versions of the base image that have their own.
+    of_versions: BTreeMap<u32, GuestAssets>,
 }
 
 /// The guests' files could not be read.
@@ -195,13 +198,29 @@ impl GuestAssets {
                 files.push(load_files(&folder, architecture)?);
             }
         }
-        Ok(Self { files })
+        Ok(Self::of(files))
     }
 
     /// Assets of known files.
     #[must_use]
     pub fn of(files: Vec<GuestFiles>) -> Self {
-        Self { files }
+        Self {
+            files,
+            of_versions: BTreeMap::new(),
+        }
+    }
+
+    /// With other files for a version of the base image.
+    #[must_use]
+    pub fn with_version(mut self, version: u32, assets: Self) -> Self {
+        self.of_versions.insert(version, assets);
+        self
+    }
+
+    /// The files for a version of the base image: its own, or those of all that have none.
+    #[must_use]
+    pub fn of_version(&self, version: u32) -> &Self {
+        self.of_versions.get(&version).unwrap_or(self)
     }
 
     /// The files of an architecture, where they are installed.

@@ -41,6 +41,16 @@ pub fn no_active_version(arn: &ImageArn) -> ApiError {
     ApiError::not_found(message, ResourceName::new(IMAGE, arn.to_string()))
 }
 
+/// 404: there is nothing to launch from, for the base of what there is was withdrawn.
+#[must_use]
+pub fn base_withdrawn(arn: &ImageArn, version: u32, base: u32, became: &str) -> ApiError {
+    let message = format!(
+        "No active version found for MicroVM image {arn}: version {version}.0 was built from version {base} of its base \
+         image, which is {became}. Update the image to build it from a version that is available"
+    );
+    ApiError::not_found(message, ResourceName::new(IMAGE, arn.to_string()))
+}
+
 /// 400: the name is taken. (Not a conflict: the live service says so.)
 #[must_use]
 pub fn image_exists(name: &str) -> ApiError {

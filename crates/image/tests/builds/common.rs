@@ -109,6 +109,7 @@ impl Ground {
             image_name: "shop".into(),
             image_arn: "arn:aws:lambda:us-east-1:000000000000:microvm-image:shop".into(),
             image_version: "1.0".into(),
+            base_version: 1,
             region: "us-east-1".into(),
             bucket: "bucket".into(),
             key: "shop.zip".into(),

@@ -73,6 +73,12 @@ impl BaseImageVersion {
             .ok_or_else(|| NotAVersion(text.to_owned()))
     }
 
+    /// Reads the form in which it is echoed, `N.0`.
+    #[must_use]
+    pub fn parse_echoed(text: &str) -> Option<Self> {
+        number(text.strip_suffix(".0")?).map(Self)
+    }
+
     /// The number, as lists show it.
     #[must_use]
     pub fn number(self) -> u32 {
@@ -127,5 +133,11 @@ mod tests {
             Ok("0.0".to_owned())
         );
         assert!(BaseImageVersion::parse("1.0").is_err());
+        let echoed = BaseImageVersion::of_number(7).to_string();
+        assert_eq!(
+            BaseImageVersion::parse_echoed(&echoed),
+            Some(BaseImageVersion::of_number(7))
+        );
+        assert_eq!(BaseImageVersion::parse_echoed("7"), None);
     }
 }
