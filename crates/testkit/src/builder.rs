@@ -40,7 +40,7 @@ impl Drop for Cleanup {
         if let Some(machine) = lock(&self.world.machines).remove(&self.id) {
             machine.end(colibri_hypervisor::ExitCause::Killed);
         }
-        lock(&self.world.slots).remove(&self.slot);
+        self.world.give_slot_back(self.slot);
     }
 }
 

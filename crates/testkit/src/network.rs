@@ -44,7 +44,13 @@ impl WorldState {
         let free = (0..capacity).find(|index| !slots.contains_key(index));
         let index = free.ok_or(NetworkError::Exhausted { capacity })?;
         slots.insert(index, self.without_withdrawn(egress));
+        lock(&self.own_slots).insert(index);
         Ok(index)
+    }
+
+    pub(crate) fn give_slot_back(&self, index: u32) {
+        lock(&self.slots).remove(&index);
+        lock(&self.own_slots).remove(&index);
     }
 
     /// Whether the call hangs when it has been carried out; the network's error where it fails.
@@ -82,9 +88,13 @@ impl Network for SimulatedNetwork {
             .world
             .meet(Operation::AdoptSlot, "adopt a slot")
             .await?;
+        if lock(&self.world.own_slots).contains(&index) {
+            return Err(NetworkError::InUse { index });
+        }
         if !lock(&self.world.slots).contains_key(&index) {
             return Err(NetworkError::Gone { index });
         }
+        lock(&self.world.own_slots).insert(index);
         self.world.faults.done(Operation::AdoptSlot, hangs).await;
         Ok(self.slot(index))
     }
@@ -195,7 +205,7 @@ impl Slot for SimulatedSlot {
                 machine.id()
             ));
         }
-        lock(&self.world.slots).remove(&self.index);
+        self.world.give_slot_back(self.index);
         self.world.faults.done(Operation::ReleaseSlot, hangs).await;
         Ok(())
     }

@@ -39,6 +39,8 @@ pub(crate) struct WorldState {
     pub(crate) shape: MachineShape,
     pub(crate) machines: Mutex<BTreeMap<String, Arc<MachineState>>>,
     pub(crate) slots: Mutex<BTreeMap<u32, Egress>>,
+    /// The slots that the daemon of now took or took over: nobody else in it gets them.
+    pub(crate) own_slots: Mutex<BTreeSet<u32>>,
     /// Who listens on a slot's metadata address, by the user id of the slot.
     pub(crate) listeners: Mutex<HashMap<u32, mpsc::UnboundedSender<DuplexStream>>>,
     pub(crate) withdrawn: Mutex<BTreeSet<String>>,
@@ -82,6 +84,7 @@ impl World {
                 },
                 machines: Mutex::default(),
                 slots: Mutex::default(),
+                own_slots: Mutex::default(),
                 listeners: Mutex::default(),
                 withdrawn: Mutex::default(),
                 capacity: AtomicU32::new(SLOTS),
@@ -105,9 +108,10 @@ impl World {
         })
     }
 
-    /// Its network.
+    /// Its network, for the next daemon: the slots that there are were an earlier one's.
     #[must_use]
     pub fn network(&self) -> Arc<dyn Network> {
+        lock(&self.state.own_slots).clear();
         Arc::new(SimulatedNetwork {
             world: Arc::clone(&self.state),
         })

@@ -17,6 +17,9 @@ use super::trial::{Outcome, Template, Trial, Trouble, holds, violation};
 /// Time in which all comes to rest that was under way, pauses of repeated attempts included.
 const QUIET: Duration = Duration::from_secs(40);
 
+/// Times that it is waited for after that.
+const LOOKS: u32 = 10;
+
 /// What a trial is known to have.
 #[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
@@ -82,7 +85,19 @@ async fn rest(trial: &mut Trial) -> Outcome<Vec<Microvm>> {
         }
         trial.stable(&row.id).await?;
     }
-    rows_now(trial).await
+    // One that fell asleep at that very moment is still on its way back.
+    for _ in 0..LOOKS {
+        let rows = rows_now(trial).await?;
+        if rows.iter().all(|row| rests(row.phase)) {
+            return Ok(rows);
+        }
+        trial.call(nap).await;
+    }
+    violation("the MicroVMs never come to rest")
+}
+
+fn rests(phase: Phase) -> bool {
+    matches!(phase, Phase::Running | Phase::Suspended | Phase::Terminated)
 }
 
 async fn nap(_: &Daemon) {
