@@ -49,7 +49,8 @@ pub(crate) struct MachineState {
     pub(crate) computing: Mutex<(Option<Instant>, Duration)>,
     /// What the wall clock was set to, and when.
     pub(crate) clock: Mutex<Option<(WallClock, Instant)>>,
-    pub(crate) controlled: Arc<AtomicBool>,
+    /// Whether a control session is open.
+    pub(crate) controlled: watch::Sender<bool>,
     pub(crate) to_host: Mutex<Option<mpsc::UnboundedSender<ToHost>>>,
     suspension_held: AtomicBool,
     /// It waits to become a machine.
@@ -72,7 +73,7 @@ impl MachineState {
             memory: Mutex::new(memory),
             computing: Mutex::default(),
             clock: Mutex::default(),
-            controlled: Arc::default(),
+            controlled: watch::channel(false).0,
             to_host: Mutex::default(),
             suspension_held: AtomicBool::new(false),
             empty: AtomicBool::new(false),
@@ -129,6 +130,12 @@ impl MachineState {
             runs = running.wait_for(|running| *running) => runs.is_ok(),
             _ = exit.wait_for(Option::is_some) => false,
         }
+    }
+
+    /// Returns when no control session is open.
+    pub(crate) async fn let_alone(&self) {
+        // The sender lives as long as this.
+        let _ = self.controlled.subscribe().wait_for(|open| !open).await;
     }
 
     pub(crate) async fn ended(&self) -> ExitCause {
@@ -282,13 +289,13 @@ impl Machine for SimulatedMachine {
         let hangs = self
             .meet(Operation::Control, "open the control channel")
             .await?;
-        let open = self.state.controlled.swap(true, Ordering::SeqCst);
+        let open = self.state.controlled.send_replace(true);
         self.forbid("control", open, "an earlier session is still open")?;
         let (host, guest) = tokio::io::duplex(CONTROL_BUFFER);
         agent::start(Arc::clone(&self.world), Arc::clone(&self.state), guest);
         let stream = HostEnd {
             stream: host,
-            controlled: Arc::clone(&self.state.controlled),
+            controlled: self.state.controlled.clone(),
         };
         self.settle(Operation::Control, hangs).await;
         Ok(Box::new(stream))
@@ -314,7 +321,7 @@ impl Machine for SimulatedMachine {
 
     async fn suspend(&self) -> Result<Suspension, VmmError> {
         let hangs = self.meet(Operation::Suspend, "suspend").await?;
-        let open = self.state.controlled.load(Ordering::SeqCst);
+        let open = *self.state.controlled.borrow();
         self.forbid("suspend", open, "its control session is open")?;
         self.state.running.send_replace(false);
         let memory = lock(&self.state.memory).clone();
@@ -402,12 +409,12 @@ fn remove(path: &Path) -> Result<(), VmmError> {
 /// The host's end of a control channel; dropping it ends the session at once.
 struct HostEnd {
     stream: DuplexStream,
-    controlled: Arc<AtomicBool>,
+    controlled: watch::Sender<bool>,
 }
 
 impl Drop for HostEnd {
     fn drop(&mut self) {
-        self.controlled.store(false, Ordering::SeqCst);
+        self.controlled.send_replace(false);
     }
 }
 

@@ -228,6 +228,15 @@ impl World {
         self.state.crashing.store(true, Ordering::SeqCst);
     }
 
+    /// Returns when the control sessions of a daemon that was killed are closed. The kernel closes those of a
+    /// process before anybody sees its end; those of an aborted task close when the runtime gets to it.
+    pub async fn sessions_closed(&self) {
+        let machines: Vec<_> = lock(&self.state.machines).values().cloned().collect();
+        for machine in machines {
+            machine.let_alone().await;
+        }
+    }
+
     /// The next daemon starts: faults that were not met are forgotten.
     pub fn daemon_restarts(&self) {
         self.state.crashing.store(false, Ordering::SeqCst);

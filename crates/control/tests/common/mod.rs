@@ -30,6 +30,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) const BASE: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
 pub(crate) const IMAGE: &str = "arn:aws:lambda:us-east-1:000000000000:microvm-image:hello";
+/// Bound of the wait for the sessions of a daemon that was killed.
+const CLOSE_BOUND: Duration = Duration::from_secs(60);
 /// When the simulated clock starts.
 pub(crate) const EPOCH: i64 = 1_795_305_600_000;
 
@@ -146,9 +148,9 @@ impl Daemon {
             made: Mutex::default(),
             clock: clock.clone(),
         });
-        let (control, store) = open(&settings, &world, &clock, &logs, &roles)
-            .await
-            .unwrap();
+        let store = open_store(&settings).await;
+        let control = begin(&settings, &world, &clock, &logs, &roles, &store).await;
+        let control = control.unwrap();
         Self {
             world,
             control,
@@ -182,6 +184,8 @@ impl Daemon {
     pub(crate) async fn crash(&self) {
         self.world.daemon_is_killed();
         self.control.abort().await;
+        let closed = self.world.sessions_closed();
+        tokio::time::timeout(CLOSE_BOUND, closed).await.unwrap();
         // A write that the dead daemon had begun ends before the next one starts, as with a real kill.
         self.store.forget_tokens(0).await.unwrap();
     }
@@ -205,7 +209,9 @@ impl Daemon {
     pub(crate) async fn try_reopen(&mut self) -> Result<(), StartFailure> {
         let (settings, world) = (&self.settings, &self.world);
         let (clock, logs, roles) = (&self.clock, &self.logs, &self.roles);
-        (self.control, self.store) = open(settings, world, clock, logs, roles).await?;
+        // First: where the start is cut off, the writes that it began are waited for in this store.
+        self.store = open_store(settings).await;
+        self.control = begin(settings, world, clock, logs, roles, &self.store).await?;
         Ok(())
     }
 
@@ -337,16 +343,19 @@ pub(crate) fn temporary_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-async fn open(
+async fn open_store(settings: &Settings) -> Store {
+    let path = settings.data_directory.join("state.db");
+    Store::open(path).await.unwrap()
+}
+
+async fn begin(
     settings: &Settings,
     world: &World,
     clock: &Clock,
     logs: &Arc<MemoryLogs>,
     roles: &Arc<NumberedKeys>,
-) -> Result<(Arc<Control>, Store), StartFailure> {
-    let store = Store::open(settings.data_directory.join("state.db"))
-        .await
-        .unwrap();
+    store: &Store,
+) -> Result<Arc<Control>, StartFailure> {
     let parts = Parts {
         settings: settings.clone(),
         store: store.clone().observed(world.journal()),
@@ -358,7 +367,7 @@ async fn open(
         roles: Arc::clone(roles) as Arc<dyn RoleKeys>,
         clock: clock.clone(),
     };
-    Ok((Control::start(parts).await?, store))
+    Control::start(parts).await
 }
 
 /// One HTTP request to the application; the count in its answer, where it is not cut off.
