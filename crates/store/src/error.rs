@@ -58,6 +58,12 @@ pub enum StoreError {
         /// What, in words.
         what: String,
     },
+    /// The MicroVM is ending or has ended: nothing but its end is written of it any more.
+    #[error("MicroVM {id} is ending or has ended")]
+    Ending {
+        /// Its id.
+        id: String,
+    },
     /// Something else needs it.
     #[error("{what} is in use; {remedy}")]
     InUse {

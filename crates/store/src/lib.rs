@@ -35,7 +35,7 @@ pub use iam::{
 pub use iam_changes::IamChange;
 pub use images::Image;
 pub use microvms::{
-    Admission, Microvm, MicrovmFilter, MicrovmSummary, NewMicrovm, RunOutcome, Transition,
+    Admission, Launched, Microvm, MicrovmFilter, MicrovmSummary, NewMicrovm, RunOutcome, Transition,
 };
 pub use rows::{Listing, Position};
 pub use state::{

@@ -117,6 +117,19 @@ pub struct MicrovmSummary {
     pub created_at: i64,
 }
 
+/// Launches of an image version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    /// Name of the image.
+    pub image_name: String,
+    /// Number of the version.
+    pub version: u32,
+    /// The last one, milliseconds since the Unix epoch.
+    pub last_at: i64,
+    /// How many of them are recent.
+    pub recent: usize,
+}
+
 /// What came of an attempt to admit a MicroVM.
 #[derive(Debug)]
 pub enum RunOutcome {
@@ -192,6 +205,22 @@ impl Transition {
     pub fn ended_at(self, at: i64) -> Self {
         self.set("terminated_at", at)
             .set("build_id", SqlValue::Null)
+    }
+
+    /// The states that it must not leave: the end of a MicroVM is never undone by a write that was under way
+    /// when it began.
+    fn guard(&self) -> &'static str {
+        let phase = self.changes.iter().find(|(column, _)| *column == "phase");
+        let is_to = |wanted: Phase| {
+            phase.is_some_and(|(_, value)| *value == SqlValue::Text(wanted.as_str().to_owned()))
+        };
+        if is_to(Phase::Terminated) {
+            ""
+        } else if is_to(Phase::Terminating) {
+            " AND phase <> 'terminated'"
+        } else {
+            " AND phase NOT IN ('terminating', 'terminated')"
+        }
     }
 
     fn set(mut self, column: &'static str, value: impl Into<SqlValue>) -> Self {
@@ -281,6 +310,34 @@ impl Store {
         self.read(move |db| find(db, &id)).await
     }
 
+    /// The image versions that were launched since `since`, and how often since `recent`, milliseconds since the
+    /// Unix epoch.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn launches_since(
+        &self,
+        since: i64,
+        recent: i64,
+    ) -> Result<Vec<Launched>, StoreError> {
+        self.read(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT image_name, version, max(created_at), count(*) FILTER (WHERE created_at >= ?2)
+                   FROM microvms WHERE created_at >= ?1 GROUP BY image_name, version",
+            )?;
+            let rows = statement.query_map([since, recent], |row| {
+                Ok(Launched {
+                    image_name: row.get(0)?,
+                    version: row.get(1)?,
+                    last_at: row.get(2)?,
+                    recent: row.get(3)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// A page of the MicroVMs that fit a filter, oldest first.
     ///
     /// # Errors
@@ -354,7 +411,8 @@ impl Store {
     /// Changes a MicroVM; on the disk when this returns.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] when there is no such MicroVM.
+    /// [`StoreError::Missing`] when there is no such MicroVM, [`StoreError::Ending`] when it is ending or has
+    /// ended and this is no part of that.
     pub async fn change_microvm(
         &self,
         id: String,
@@ -370,7 +428,8 @@ impl Store {
                 .enumerate()
                 .map(|(index, (column, _))| format!("{column} = ?{}", index + 2))
                 .collect();
-            let statement = format!("UPDATE microvms SET {} WHERE id = ?1", sets.join(", "));
+            let (sets, guard) = (sets.join(", "), transition.guard());
+            let statement = format!("UPDATE microvms SET {sets} WHERE id = ?1{guard}");
             let values = std::iter::once(&id as &dyn ToSql).chain(
                 transition
                     .changes
@@ -382,7 +441,14 @@ impl Store {
                 .execute(params_from_iter(values))?
                 == 0
             {
-                return Err(StoreError::missing(format!("MicroVM {id}")));
+                let is_there = tx
+                    .prepare_cached("SELECT 1 FROM microvms WHERE id = ?1")?
+                    .exists([&id])?;
+                return Err(if is_there {
+                    StoreError::Ending { id }
+                } else {
+                    StoreError::missing(format!("MicroVM {id}"))
+                });
             }
             Ok(())
         })

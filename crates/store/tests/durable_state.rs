@@ -236,6 +236,65 @@ async fn a_base_stays_while_a_microvm_uses_it_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
+async fn nothing_that_was_under_way_undoes_the_end_of_a_microvm() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    admitted(&store, "microvm-a").await;
+    let change = |transition| store.change_microvm("microvm-a".into(), transition);
+    let others = || {
+        [
+            Transition::to(Phase::Running),
+            Transition::to(Phase::Captured).suspended_at(Some(1)),
+            Transition::to(Phase::Continuing).slot(Some(3)),
+            Transition::within().machine(Some(&json!({ "pid": 1 }))),
+        ]
+    };
+    for end in [Phase::Terminating, Phase::Terminated] {
+        change(Transition::to(end).reason(Some("Success.".into())))
+            .await
+            .unwrap();
+        for other in others() {
+            let refused = change(other).await;
+            assert!(matches!(refused, Err(StoreError::Ending { .. })));
+        }
+        let row = store.microvm("microvm-a".into()).await.unwrap().unwrap();
+        assert_eq!((row.phase, row.slot, row.machine), (end, None, None));
+    }
+    let back = change(Transition::to(Phase::Terminating)).await;
+    assert!(matches!(back, Err(StoreError::Ending { .. })));
+}
+
+#[tokio::test]
+async fn launches_are_counted_by_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_image(&directory.path().join("state.db")).await;
+    for (id, at) in [
+        ("microvm-a", 1_000),
+        ("microvm-b", 2_000),
+        ("microvm-c", 3_000),
+    ] {
+        let new = NewMicrovm {
+            at,
+            ..microvm(id, "b-1")
+        };
+        let admitted = store.admit_microvm(new, UNLIMITED, None, |_| Value::Null);
+        admitted.await.unwrap();
+    }
+    let ended = Transition::to(Phase::Terminated).ended_at(4_000);
+    store
+        .change_microvm("microvm-c".into(), ended)
+        .await
+        .unwrap();
+    let launched = store.launches_since(1_500, 2_500).await.unwrap();
+    let [only] = &launched[..] else {
+        panic!("{launched:?}")
+    };
+    assert_eq!((only.image_name.as_str(), only.version), ("hello", 1));
+    assert_eq!((only.last_at, only.recent), (3_000, 1), "an ended one too");
+    assert_eq!(store.launches_since(3_001, 3_001).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_client_token_admits_once() {
     let directory = tempfile::tempdir().unwrap();
     let store = store_with_image(&directory.path().join("state.db")).await;
