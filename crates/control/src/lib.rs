@@ -75,6 +75,7 @@ mod ready;
 mod recording;
 mod recovery;
 mod registry;
+mod restock;
 mod resume;
 mod roles;
 mod run;

@@ -74,6 +74,14 @@ impl State {
     }
 }
 
+/// What came of an attempt to make one.
+pub(crate) enum Made {
+    Machine(PoolMachine),
+    /// Its place was wanted for something more important.
+    Abandoned,
+    Failed,
+}
+
 struct Making {
     build_id: String,
     kind: Kind,
@@ -130,7 +138,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         (self.settings.enabled || self.spare_settings.enabled) && !self.closing.is_cancelled()
     }
 
@@ -219,6 +227,17 @@ impl Pool {
         state.recheck = true;
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// A version was in use before this daemon started, with so many launches in its last minute.
+    pub(crate) fn used_before(&self, source: &Source, launches: usize) {
+        let launches = launches.min(self.settings.machines_per_version);
+        let mut state = self.state();
+        let stock = state.use_stock(source);
+        let now = stock.used;
+        // Launches that came before this was known are among them.
+        let missing = launches.saturating_sub(stock.launches.len());
+        stock.launches.extend(std::iter::repeat_n(now, missing));
     }
 
     /// Image versions changed: machines of those that are not to be launched any more go.
@@ -422,12 +441,7 @@ impl Pool {
     }
 
     /// What came of it: kept where it is still wanted, otherwise the caller's to discard.
-    pub(crate) fn made(
-        &self,
-        source: &Source,
-        kind: Kind,
-        made: Option<PoolMachine>,
-    ) -> Option<PoolMachine> {
+    pub(crate) fn made(&self, source: &Source, kind: Kind, made: Made) -> Option<PoolMachine> {
         let mut state = self.state();
         let took = state.making.take().map(|making| {
             making.ended.cancel();
@@ -436,7 +450,7 @@ impl Pool {
         let is_open = self.is_open();
         let stock = state.stocks.get_mut(&source.build_id);
         match (stock.filter(|_| is_open), made) {
-            (Some(stock), Some(machine)) => {
+            (Some(stock), Made::Machine(machine)) => {
                 stock.failures = 0;
                 if kind == Kind::Machine {
                     stock.took = took;
@@ -444,13 +458,19 @@ impl Pool {
                 stock.of(kind).push_back(machine);
                 None
             }
-            (Some(stock), None) => {
+            // It says nothing of the version; but whoever needed its place needs it for a while.
+            (Some(stock), Made::Abandoned) => {
+                stock.not_before = Instant::now() + FIRST_PAUSE;
+                None
+            }
+            (Some(stock), Made::Failed) => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(stock.failures.min(10));
                 stock.failures += 1;
                 stock.not_before = Instant::now() + pause.min(LONGEST_PAUSE);
                 None
             }
-            (None, made) => made,
+            (None, Made::Machine(machine)) => Some(machine),
+            (None, Made::Abandoned | Made::Failed) => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::pooled::PoolMachine;
 /// Time without a launch, a wake or a build after which a version has no machines any more.
 const IDLE: Duration = Duration::from_secs(600);
 /// The launches of this time say how many machines should wait.
-const RECENT: Duration = Duration::from_secs(60);
+pub(crate) const RECENT: Duration = Duration::from_secs(60);
 
 /// What machines are made from: a build of an image version.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,9 @@ use tokio::time::sleep;
 use crate::control::Shared;
 use crate::documents;
 use crate::failure::chain;
-use crate::pool::{Kind, Source};
+use crate::pool::{Kind, Made, Source};
 use crate::pooled::{self, MakeFailure, Recipe};
+use crate::restock;
 use crate::run::configuration_as_given;
 
 /// How often the host's memory, idle versions and free slots are looked at while anything waits.
@@ -24,6 +25,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Keeps the stock until the pool is closed.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let _ended = shared.pool.ended.clone().drop_guard();
+    restock::begin(&shared).await;
     while !shared.pool.is_closing() {
         discard_unwanted(&shared).await;
         if may_make(&shared)
@@ -104,7 +106,7 @@ async fn make(shared: &Arc<Shared>, source: &Source, kind: Kind) {
         Ok(None) => return drain(shared, &source.build_id).await,
         Err(error) => {
             tracing::error!(error = %chain(&error), "could not look an image version up");
-            shared.pool.made(source, kind, None);
+            shared.pool.made(source, kind, Made::Failed);
             return;
         }
     };
@@ -117,12 +119,12 @@ async fn make(shared: &Arc<Shared>, source: &Source, kind: Kind) {
                 version = source.version,
                 "a machine waits in the pool"
             );
-            Some(machine)
+            Made::Machine(machine)
         }
-        Err(MakeFailure::Abandoned) => None,
+        Err(MakeFailure::Abandoned) => Made::Abandoned,
         Err(failure) => {
             tracing::warn!(image = source.image_name, version = source.version, error = %chain(&failure), "could not make a machine for the pool");
-            None
+            Made::Failed
         }
     };
     if let Some(unwanted) = shared.pool.made(source, kind, made) {

@@ -514,10 +514,16 @@ async fn a_crash_leaves_nothing_of_either_and_the_suspended_wake_from_the_disk()
     stocked(&daemon, 3).await;
     let runs = daemon.world.guest(&awake).unwrap().name();
     assert!(runs.starts_with("pool-"), "it came from the pool");
+    let earlier = waiting(&daemon);
     daemon.crash_and_restart().await;
-    assert_eq!(daemon.world.machines(), [runs], "the running one lives on");
-    assert_eq!(daemon.world.slots().len(), 1);
-    assert_eq!(waiting(&daemon).len(), 0);
+    assert!(
+        daemon.world.machines().contains(&runs),
+        "the running one lives on"
+    );
+    assert!(
+        earlier.iter().all(|id| daemon.world.guest(id).is_none()),
+        "what waited is gone"
+    );
     assert_eq!(daemon.request(&awake).await, 2);
     assert_eq!(daemon.get(&asleep).await.state, MicrovmState::Suspended);
     assert_eq!(daemon.request(&asleep).await, 2);

@@ -231,11 +231,7 @@ impl Scenario {
             Self::CreateImage => create_image(trial).await,
             Self::CreateImageAndStock => {
                 create_image(trial).await?;
-                match pool_is_stocked(trial).await {
-                    // What waits is nobody's and is not recorded: the next daemon stocks with the next launch.
-                    Err(Trouble::Told(_)) if trial.recoveries > 0 => Ok(()),
-                    other => other,
-                }
+                pool_is_stocked(trial).await
             }
             Self::UpdateImage => update_image(trial).await,
             Self::DeleteImage => delete_image(trial).await,
