@@ -31,6 +31,15 @@ const DEVICES_ROOM: u64 = 1024 * 1024;
 /// Longest devices' state that is taken from a process, bytes.
 const MOST_DEVICES: u64 = 64 * 1024 * 1024;
 
+/// What is at hand before a guest is stopped for its suspension.
+#[derive(Debug)]
+pub(super) struct Preparation {
+    base_hash: String,
+    base: File,
+    memory: GuestMemory,
+    delta: File,
+}
+
 impl QemuMachine {
     /// Puts the pages of a suspension in place, checking them.
     pub(super) async fn inject(
@@ -84,20 +93,45 @@ impl QemuMachine {
         }
     }
 
-    /// Writes the suspension of the stopped machine; also the moment when all of its memory had been
-    /// taken.
-    pub(super) async fn capture(&self) -> Result<(SuspensionManifest, Instant), VmmError> {
+    /// What a capture needs and a running guest has: it is not stopped for that. What it has written to its
+    /// disk goes to the host's, so that less of it is left for the moment when it is stopped.
+    pub(super) async fn prepare_capture(&self) -> Result<Preparation, VmmError> {
         let base = self.base()?.to_owned();
         let (_, base_hash) = read_base(&base, self.description())?;
-        self.save_devices().await?;
         let memory = self.memory()?;
         let directory = self.directory();
+        let prepared = blocking(move || {
+            File::open(directory.join(DISK))?.sync_data()?;
+            Ok(Preparation {
+                base_hash,
+                base: File::open(base.join(MEMORY_BASE))?,
+                memory,
+                delta: create(&directory.join(MEMORY_DELTA_NEXT))?,
+            })
+        });
+        prepared
+            .await
+            .map_err(|source| self.io("prepare its suspension", source))
+    }
+
+    /// Writes the suspension of the stopped machine; also the moment when all of its memory had been
+    /// taken.
+    pub(super) async fn capture(
+        &self,
+        preparation: Preparation,
+    ) -> Result<(SuspensionManifest, Instant), VmmError> {
+        self.save_devices().await?;
+        let directory = self.directory();
         let written = blocking(move || {
-            let delta = create(&directory.join(MEMORY_DELTA_NEXT))?;
+            let Preparation {
+                base_hash,
+                base,
+                memory,
+                delta,
+            } = preparation;
             let pages = memory.pages()?;
-            let base = File::open(base.join(MEMORY_BASE))?;
-            let summary = memory.write_delta(&pages, &base, delta.try_clone()?)?;
-            let captured = Instant::now();
+            let (summary, captured) =
+                memory.write_delta(&pages.copied, &base, delta.try_clone()?)?;
             delta.sync_data()?;
             let state = read_devices(&directory.join(DEVICES_NEXT))?;
             let manifest = SuspensionManifest {

@@ -442,6 +442,7 @@ impl Machine for QemuMachine {
             // The guest has run since: what it describes is no state that ever was.
             self.forget_suspension().await?;
         }
+        let preparation = self.prepare_capture().await?;
         let stopped = Instant::now();
         if let Err(error) = self.pause().await {
             // It may have been carried out all the same, too late for an answer.
@@ -450,7 +451,7 @@ impl Machine for QemuMachine {
             }
             return Err(error);
         }
-        match self.capture().await {
+        match self.capture(preparation).await {
             Ok((manifest, captured)) => {
                 let stopped_micros =
                     u64::try_from((captured - stopped).as_micros()).unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
 //! A guest's memory as its VMM process holds it, reached from outside: which pages differ from the
-//! base file (`/proc/PID/pagemap`), their bytes (`process_vm_readv`, `process_vm_writev`).
+//! base file (`pagemap`), their bytes (`process_vm_readv`, `process_vm_writev`).
 //!
 //! The guest's memory is moved as bytes and never interpreted.
 
@@ -7,29 +7,22 @@ use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::pagemap::{Mapping, Pages};
 use crate::delta::{CHUNK_PAGES, DeltaSummary, DeltaWriter, PAGE_SIZE};
 use crate::working_set::PageRun;
 
-/// A page is in memory.
-const PRESENT: u64 = 1 << 63;
-/// A page is in swap.
-const SWAPPED: u64 = 1 << 62;
-/// A page belongs to a file, or is shared: it was not copied.
-const FILE_OR_SHARED: u64 = 1 << 61;
+/// Pieces of memory that are read ahead of their being written. What a suspend holds at most beside the guest
+/// itself: as many MiB.
+const PIECES_AHEAD: usize = 64;
 
-/// One mapping of the memory file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mapping {
-    /// Address in the process.
-    address: u64,
-    /// Offset in the file, bytes.
-    offset: u64,
-    /// Length, bytes.
-    length: u64,
-}
+/// Runs of pages that one call moves at most: the kernel's `UIO_MAXIOV`.
+const MOST_RUNS: usize = 1024;
 
 /// A file as `/proc/PID/maps` names it: the device of the file system itself, which on btrfs and
 /// overlayfs is another than `stat` tells.
@@ -73,13 +66,11 @@ pub(super) struct GuestMemory {
     mappings: Vec<Mapping>,
 }
 
-/// Pages of a guest that are in memory: runs, ascending.
+/// Runs of pages, ascending, and what is in them.
 #[derive(Debug, Default)]
-pub(super) struct Pages {
-    /// Copied from the base, and so the process's own.
-    copied: Vec<PageRun>,
-    /// The base's.
-    pub(super) shared: Vec<PageRun>,
+struct Piece {
+    runs: Vec<PageRun>,
+    bytes: Vec<u8>,
 }
 
 impl GuestMemory {
@@ -89,7 +80,7 @@ impl GuestMemory {
         let length = file.metadata()?.len();
         let identity = MappedFile::of(&file)?;
         let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        let mappings: Vec<Mapping> = maps
+        let mut mappings: Vec<Mapping> = maps
             .lines()
             .filter_map(parse_mapping)
             .filter(|(_, mapped)| *mapped == identity)
@@ -102,33 +93,74 @@ impl GuestMemory {
                 format!("process {pid} maps {mapped} of the {length} bytes of guest memory"),
             ));
         }
+        mappings.sort_by_key(|mapping| mapping.offset);
         Ok(Self { pid, mappings })
     }
 
-    /// Writes every page that differs from `base` into a delta. The guest must be stopped since before
-    /// its pages were looked up.
+    /// Writes every page of `copied` that differs from `base` into a delta. The guest must be stopped since
+    /// before its pages were looked up. Also the moment when the last page had been taken: pages are taken as
+    /// they are, ahead of their being compared, compressed and written.
     pub(super) fn write_delta(
         &self,
-        pages: &Pages,
+        copied: &[PageRun],
         base: &File,
         delta: File,
-    ) -> io::Result<DeltaSummary> {
-        let mut writer = DeltaWriter::new(delta)?;
-        let mut memory = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
-        let mut before = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
-        for &(first, count) in &pages.copied {
-            let mut page = first;
-            let end = first + count;
-            while page < end {
-                let pages = (end - page).min(CHUNK_PAGES as u64);
-                let bytes = usize::try_from(pages).map_err(io::Error::other)? * PAGE_SIZE;
-                self.read(page, &mut memory[..bytes])?;
-                base.read_exact_at(&mut before[..bytes], page * PAGE_SIZE as u64)?;
-                writer.add(page, &memory[..bytes], &before[..bytes])?;
-                page += pages;
-            }
+    ) -> io::Result<(DeltaSummary, Instant)> {
+        let (ahead, taken) = mpsc::sync_channel(PIECES_AHEAD);
+        thread::scope(|scope| {
+            let taking = scope.spawn(move || {
+                for runs in pieces(copied) {
+                    // Whoever writes has given up, and tells why.
+                    if ahead.send(self.take(runs)?).is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, io::Error>(Instant::now())
+            });
+            let written = write_pieces(taken, base, delta);
+            let captured = taking.join();
+            let captured = captured.map_err(|_| io::Error::other("taking memory panicked"))??;
+            Ok((written?, captured))
+        })
+    }
+
+    /// Copies some pages.
+    fn take(&self, runs: Vec<PageRun>) -> io::Result<Piece> {
+        let mut remote = Vec::with_capacity(runs.len());
+        for &(first, count) in &runs {
+            let page = PAGE_SIZE as u64;
+            self.locate(first * page, count * page, &mut remote)?;
         }
-        writer.finish()
+        let length = remote.iter().map(|range| range.iov_len).sum();
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        for ranges in remote.chunks(MOST_RUNS) {
+            let wanted: usize = ranges.iter().map(|range| range.iov_len).sum();
+            if vm_read(self.pid, ranges, &mut bytes[done..done + wanted])? != wanted {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += wanted;
+        }
+        Ok(Piece { runs, bytes })
+    }
+
+    /// Adds where a part of guest memory is in the process.
+    fn locate(
+        &self,
+        mut offset: u64,
+        mut length: u64,
+        found: &mut Vec<libc::iovec>,
+    ) -> io::Result<()> {
+        while length > 0 {
+            let (address, room) = self.address(offset)?;
+            let part = length.min(room as u64);
+            found.push(libc::iovec {
+                iov_base: address as *mut libc::c_void,
+                iov_len: usize::try_from(part).map_err(io::Error::other)?,
+            });
+            (offset, length) = (offset + part, length - part);
+        }
+        Ok(())
     }
 
     /// Puts pages in place. The guest must be stopped.
@@ -142,46 +174,9 @@ impl GuestMemory {
         Ok(())
     }
 
-    fn read(&self, first_page: u64, bytes: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let (address, room) = self.address(first_page * PAGE_SIZE as u64 + done as u64)?;
-            let length = room.min(bytes.len() - done);
-            done += vm_read(self.pid, address, &mut bytes[done..done + length])?;
-        }
-        Ok(())
-    }
-
     /// The pages that are in memory, and whose they are.
     pub(super) fn pages(&self) -> io::Result<Pages> {
-        let pagemap = File::open(format!("/proc/{}/pagemap", self.pid))?;
-        let mut found = Pages::default();
-        let mut buffer = vec![0_u8; 64 * 1024];
-        let mut ordered = self.mappings.clone();
-        ordered.sort_by_key(|mapping| mapping.offset);
-        for mapping in ordered {
-            let pages = mapping.length / PAGE_SIZE as u64;
-            let mut done = 0;
-            while done < pages {
-                let count = (pages - done).min(buffer.len() as u64 / 8);
-                let bytes = usize::try_from(count * 8).map_err(io::Error::other)?;
-                pagemap.read_exact_at(
-                    &mut buffer[..bytes],
-                    (mapping.address / PAGE_SIZE as u64 + done) * 8,
-                )?;
-                let first = mapping.offset / PAGE_SIZE as u64 + done;
-                for (index, entry) in buffer[..bytes].as_chunks::<8>().0.iter().enumerate() {
-                    let (entry, page) = (u64::from_ne_bytes(*entry), first + index as u64);
-                    if is_copied(entry) {
-                        push(&mut found.copied, page);
-                    } else if entry & PRESENT != 0 {
-                        push(&mut found.shared, page);
-                    }
-                }
-                done += count;
-            }
-        }
-        Ok(found)
+        Pages::of(self.pid, &self.mappings)
     }
 
     /// Where an offset of guest memory is in the process, and how far that mapping goes on.
@@ -205,15 +200,41 @@ impl GuestMemory {
     }
 }
 
-fn is_copied(entry: u64) -> bool {
-    entry & (PRESENT | SWAPPED) != 0 && entry & FILE_OR_SHARED == 0
+/// The runs as pieces of [`CHUNK_PAGES`] at most.
+fn pieces(runs: &[PageRun]) -> impl Iterator<Item = Vec<PageRun>> {
+    let mut left = runs.iter().copied();
+    let mut begun = None;
+    std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        let mut room = CHUNK_PAGES as u64;
+        while room > 0
+            && let Some((first, count)) = begun.take().or_else(|| left.next())
+        {
+            let part = count.min(room);
+            piece.push((first, part));
+            room -= part;
+            if part < count {
+                begun = Some((first + part, count - part));
+            }
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
-fn push(runs: &mut Vec<PageRun>, page: u64) {
-    match runs.last_mut() {
-        Some((first, count)) if *first + *count == page => *count += 1,
-        _ => runs.push((page, 1)),
+fn write_pieces(taken: Receiver<Piece>, base: &File, delta: File) -> io::Result<DeltaSummary> {
+    let mut writer = DeltaWriter::new(delta)?;
+    let mut before = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
+    for Piece { runs, bytes } in taken {
+        let mut rest = bytes.as_slice();
+        for (first, count) in runs {
+            let length = usize::try_from(count).map_err(io::Error::other)? * PAGE_SIZE;
+            let (run, after) = rest.split_at(length);
+            base.read_exact_at(&mut before[..length], first * PAGE_SIZE as u64)?;
+            writer.add(first, run, &before[..length])?;
+            rest = after;
+        }
     }
+    writer.finish()
 }
 
 /// `address-end perms offset major:minor inode path`
@@ -234,22 +255,17 @@ fn parse_mapping(line: &str) -> Option<(Mapping, MappedFile)> {
     Some((mapping, MappedFile { device, inode }))
 }
 
-fn vm_read(pid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
-    let length = into.len();
+fn vm_read(pid: u32, remote: &[libc::iovec], into: &mut [u8]) -> io::Result<usize> {
     let mut local = [IoSliceMut::new(into)];
-    let remote = libc::iovec {
-        iov_base: address as *mut libc::c_void,
-        iov_len: length,
-    };
     // SAFETY: `local` describes one buffer that we hold exclusively, layout-compatible with iovec
-    // (guaranteed by IoSliceMut); the remote range is checked by the kernel, in the other process.
+    // (guaranteed by IoSliceMut); the remote ranges are checked by the kernel, in the other process.
     let moved = unsafe {
         libc::process_vm_readv(
             pid.cast_signed(),
             local.as_mut_ptr().cast(),
             1,
-            &raw const remote,
-            1,
+            remote.as_ptr(),
+            remote.len() as libc::c_ulong,
             0,
         )
     };
@@ -287,17 +303,7 @@ fn progress(moved: libc::ssize_t) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        FILE_OR_SHARED, MappedFile, Mapping, PRESENT, SWAPPED, is_copied, parse_mapping, push,
-    };
-
-    #[test]
-    fn only_private_copies_count_as_copied() {
-        assert!(is_copied(PRESENT));
-        assert!(is_copied(SWAPPED));
-        assert!(!is_copied(PRESENT | FILE_OR_SHARED));
-        assert!(!is_copied(0));
-    }
+    use super::{MappedFile, Mapping, parse_mapping, pieces};
 
     #[test]
     fn a_line_of_maps_names_the_mapping_and_its_file() {
@@ -325,11 +331,9 @@ mod tests {
     }
 
     #[test]
-    fn consecutive_pages_make_one_run() {
-        let mut runs = Vec::new();
-        [3, 4, 5, 9]
-            .into_iter()
-            .for_each(|page| push(&mut runs, page));
-        assert_eq!(runs, [(3, 3), (9, 1)]);
+    fn pieces_hold_every_page_once_and_no_more_than_fit() {
+        let cut: Vec<_> = pieces(&[(0, 2), (10, 300), (1000, 1)]).collect();
+        assert_eq!(cut, [vec![(0, 2), (10, 254)], vec![(264, 46), (1000, 1)]]);
+        assert_eq!(pieces(&[]).count(), 0);
     }
 }

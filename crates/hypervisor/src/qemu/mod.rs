@@ -12,6 +12,7 @@ mod installation;
 mod launch;
 mod machine;
 mod memory;
+mod pagemap;
 mod process;
 mod qmp;
 mod socket;
