@@ -27,18 +27,31 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
+def fill(disk, left_mib):
+    """Takes what is free but for so much."""
+    filler = disk.directory / "filler"
+    free = os.statvfs(disk.directory)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (free.f_bavail * free.f_frsize) - (left_mib << 20))
+    return filler
+
+
 def test_a_full_disk_leaves_the_microvm_running(small_disk):
     api = Api(small_disk)
     image = api.build("probe", probe_application(), hooks=HOOKS_ALL)
     microvm = api.run(image, idlePolicy=AUTO_RESUME)
     microvm.get("/dirty?mib=64")
-    filler = small_disk.directory / "filler"
-    free = os.statvfs(small_disk.directory)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, (free.f_bavail * free.f_frsize) - (16 << 20))
+    filler = fill(small_disk, 16)
+    with pytest.raises(api.microvms.exceptions.ClientError) as refused:
+        api.microvms.run_microvm(imageIdentifier=image)
+    assert refused.value.response["Error"]["Code"] == "InsufficientCapacityException"
+    assert "disk_reserve_mib" in str(refused.value)
     api.microvms.suspend_microvm(microvmIdentifier=microvm.id)
     wait_for("the suspend was given up", lambda: api.state(microvm.id) == "RUNNING", 60)
     assert microvm.get("/")["visits"] == 1
     filler.unlink()
     microvm.suspend()
     assert microvm.get("/")["visits"] == 2
+    fill(small_disk, 0)
+    api.microvms.terminate_microvm(microvmIdentifier=microvm.id)
+    wait_for("the MicroVM ends on a full disk", lambda: api.state(microvm.id) == "TERMINATED", 60)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -243,6 +244,7 @@ def run(options, directory):
         after = soak.at_rest()
     except BaseException:
         say(f"the daemon's last words:\n{daemon.tail()}")
+        say(f"all of them: {shutil.copy(daemon.log, TARGET / 'soak.log')}")
         # Machines outlive the daemon; the failure matters more than one here.
         with contextlib.suppress(Exception):
             Api(daemon).terminate_all()

@@ -21,6 +21,8 @@ pub(crate) struct Quotas {
     versions: Option<usize>,
     /// Most builds that run or wait.
     builds: Option<usize>,
+    /// Most MicroVMs that have not ended.
+    microvms: Option<u32>,
     /// Most baseline memory of all MicroVMs that have not ended, MiB.
     memory_mib: Option<u64>,
     /// Calls of operations, by their names.
@@ -62,6 +64,7 @@ impl Quotas {
         choices.max_images = self.images.unwrap_or(choices.max_images);
         choices.max_versions = self.versions.unwrap_or(choices.max_versions);
         choices.max_builds = self.builds.unwrap_or(choices.max_builds);
+        choices.max_microvms = self.microvms.unwrap_or(choices.max_microvms);
         choices.max_kept_memory_mib = self.memory_mib.unwrap_or(choices.max_kept_memory_mib);
     }
 

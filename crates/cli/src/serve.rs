@@ -411,6 +411,9 @@ fn set_capacity(settings: &Settings, choices: &mut colibri_control::Settings) {
     let capacity = &settings.capacity;
     choices.max_running = capacity.microvms.unwrap_or(choices.max_running);
     choices.reserve_mib = capacity.reserve_mib.unwrap_or(choices.reserve_mib);
+    choices.disk_reserve_mib = capacity
+        .disk_reserve_mib
+        .unwrap_or(choices.disk_reserve_mib);
     let overcommit = capacity
         .memory_overcommit
         .unwrap_or(colibri_control::MEMORY_OVERCOMMIT);

@@ -112,6 +112,12 @@ async fn attempt(
     build: &Build,
     directory: &Path,
 ) -> Result<BuiltImage, BuildFailure> {
+    if !shared.has_disk_left() {
+        return Err(BuildFailure {
+            code: FailureCode::DiskStorageFull,
+            sentence: shared.no_disk(),
+        });
+    }
     let request = request(shared, build, directory)
         .await
         .map_err(|error| platform_failed(build, &error))?;

@@ -93,6 +93,12 @@ impl Actor {
     async fn check_memory(&mut self) -> Result<(), NotContinued> {
         let shared = Arc::clone(&self.shared);
         let (needs_more, mib) = (self.machine.is_none(), self.memory_mib);
+        if !shared.has_disk_left() {
+            // Awake, it would need room to sleep again.
+            return Err(NotContinued::StaysSuspended(
+                "No capacity: this host is short of disk.".into(),
+            ));
+        }
         let room = async move {
             if needs_more && !shared.has_memory_left().await {
                 return Ok(Some(

@@ -106,6 +106,11 @@ impl Control {
                 message: self.shared.no_memory(),
             });
         }
+        if !self.shared.has_disk_left() {
+            return Err(ApiError::InsufficientCapacity {
+                message: self.shared.no_disk(),
+            });
+        }
         let shared = Arc::clone(&self.shared);
         let hash = token.as_ref().map(|token| token.request_hash.clone());
         let describe = move |row: &Microvm| match shared.describe(row) {
@@ -142,6 +147,18 @@ impl Control {
                     in_use.kept_memory_mib,
                     source.memory.baseline_mib(),
                     settings.max_kept_memory_mib
+                ),
+                ResourceName {
+                    kind: Some("MicroVM".into()),
+                    id: None,
+                },
+                "L-CD1C0CC4",
+            )),
+            RunOutcome::TooMany(in_use) => Err(quota(
+                format!(
+                    "This account has {} MicroVMs that have not ended, suspended ones included; the quota is {}. \
+                     Terminate some, or raise `microvms` in [quotas]",
+                    in_use.kept, settings.max_microvms
                 ),
                 ResourceName {
                     kind: Some("MicroVM".into()),

@@ -10,6 +10,7 @@ use colibri_wire::page::PageKey;
 
 use crate::base_versions::BaseVersion;
 use crate::changes::{Nobody, Observer};
+use crate::host_disk::{HostDisk, default_disk_reserve_mib};
 use crate::host_memory::{HostMemory, host_memory_mib};
 use crate::idle::IdleSignals;
 use crate::vpc::Vpc;
@@ -69,6 +70,10 @@ pub struct Settings {
     pub max_kept_memory_mib: u64,
     /// Memory of the host that one more machine leaves available, MiB.
     pub reserve_mib: u64,
+    /// Room on the disk that what is begun leaves free, MiB, beside what MicroVMs that run need to be suspended.
+    pub disk_reserve_mib: u64,
+    /// Most MicroVMs that have not ended, the suspended ones included.
+    pub max_microvms: u32,
     /// Most images.
     pub max_images: usize,
     /// Most versions of an image.
@@ -113,6 +118,8 @@ pub struct Settings {
     pub observer: Arc<dyn Observer>,
     /// What tells the host's memory.
     pub host_memory: HostMemory,
+    /// What tells the room on its disk.
+    pub host_disk: HostDisk,
 }
 
 /// Machines that were launched from an image version, have run, and wait, paused, for the next launch.
@@ -223,6 +230,7 @@ impl Settings {
         endpoint: EndpointForm,
         page_key: PageKey,
     ) -> Self {
+        let disk_reserve_mib = default_disk_reserve_mib(&data_directory);
         Self {
             place,
             data_directory,
@@ -234,6 +242,8 @@ impl Settings {
             max_running: 1000,
             max_memory_mib: memory_limit_mib(MEMORY_OVERCOMMIT, default_reserve_mib()),
             reserve_mib: default_reserve_mib(),
+            disk_reserve_mib,
+            max_microvms: 10_000,
             // The largest that AWS gives by default, with its burst: 1024 GB, four times.
             max_kept_memory_mib: 4 * 1024 * 1024,
             max_images: 1000,
@@ -258,6 +268,7 @@ impl Settings {
             hot: HotSettings::default(),
             observer: Arc::new(Nobody),
             host_memory: HostMemory::system(),
+            host_disk: HostDisk::system(),
         }
     }
 

@@ -116,3 +116,40 @@ async fn a_host_short_of_memory_refuses_whatever_the_account_says() {
     assert_eq!(daemon.request(&asleep).await, 1);
     daemon.run(json!({})).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_without_room_refuses_what_is_begun_and_leaves_what_there_is_alone() {
+    let daemon = Daemon::start().await;
+    daemon.create_image(json!({})).await;
+    let (awake, asleep) = (daemon.run(auto()).await, daemon.run(auto()).await);
+    daemon.suspended(&asleep).await;
+    // One runs, one more would: 100 MiB in reserve and 64 for each.
+    daemon.settings.host_disk.set_free_mib(227);
+    let message = refusal(&daemon).await;
+    assert!(message.contains("less than 228 MiB free"), "{message}");
+    assert!(message.contains("keeps 100 in reserve"), "{message}");
+
+    daemon.resume(&asleep).await.unwrap();
+    daemon.reaches(&asleep, MicrovmState::Suspended).await;
+    let reason = daemon.get(&asleep).await.state_reason.unwrap();
+    assert_eq!(reason, "No capacity: this host is short of disk.");
+
+    let builds = daemon.world.builds().len();
+    let name = json!({ "name": "another" });
+    let request = Daemon::image_request(name);
+    daemon.control.create_microvm_image(request).await.unwrap();
+    let another = IMAGE.replace("hello", "another");
+    daemon.control.image_settled(&another).await.unwrap();
+    assert_eq!(daemon.world.builds().len(), builds, "nothing was built");
+    let row = daemon.store.image("another".into()).await.unwrap().unwrap();
+    let build = daemon.store.builds(row.id, 1, None, 1).await.unwrap().rows;
+    let reason = build[0].reason.clone().unwrap();
+    assert!(reason.starts_with("DISK_STORAGE_FULL: "), "{reason}");
+
+    // What runs can be suspended and ended; what sleeps can be ended, or wakes when there is room.
+    daemon.suspended(&awake).await;
+    daemon.terminate(&awake).await.unwrap();
+    daemon.terminated(&awake).await;
+    daemon.settings.host_disk.set_free_mib(228);
+    assert_eq!(daemon.request(&asleep).await, 1);
+}

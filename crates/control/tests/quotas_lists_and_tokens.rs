@@ -66,6 +66,25 @@ async fn create(daemon: &Daemon, name: &str) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_number_of_microvms_is_bounded_suspended_ones_included() {
+    let daemon = Daemon::start_with(|settings| settings.max_microvms = 1).await;
+    daemon.create_image(json!({})).await;
+    let only = daemon.run(json!({})).await;
+    daemon.suspended(&only).await;
+    let request = Daemon::run_request(json!({}));
+    let refused = daemon.control.run_microvm(request).await.unwrap_err();
+    assert_eq!(refused.status(), 402);
+    let message = refused.to_string();
+    assert!(
+        message.contains("1 MicroVMs that have not ended"),
+        "{message}"
+    );
+    daemon.terminate(&only).await.unwrap();
+    daemon.terminated(&only).await;
+    daemon.run(json!({})).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_is_kept_is_bounded_suspended_machines_included() {
     let daemon = Daemon::start_with(|settings| settings.max_kept_memory_mib = 1024).await;
     daemon.create_image(json!({})).await;

@@ -87,6 +87,8 @@ pub struct NewMicrovm {
 pub struct Admission {
     /// MicroVMs that have a process.
     pub running: u32,
+    /// MicroVMs that have not ended, the suspended ones included.
+    pub kept: u32,
     /// Memory of the MicroVMs that have a process, MiB.
     pub running_memory_mib: u64,
     /// Memory of all that have not ended, the suspended ones included, and of image builds, MiB.
@@ -139,6 +141,8 @@ pub enum RunOutcome {
     Replayed(TokenRecord),
     /// The build was condemned meanwhile.
     NoBuild,
+    /// The account may not keep so many; what is in use.
+    TooMany(Admission),
     /// The account may not keep so much memory; what is in use.
     OverQuota(Admission),
     /// The host cannot take it; what is in use.
@@ -256,6 +260,9 @@ impl Store {
                 return Ok(RunOutcome::Replayed(record));
             }
             let in_use = in_use(tx)?;
+            if in_use.kept >= limit.kept {
+                return Ok(RunOutcome::TooMany(in_use));
+            }
             if in_use.kept_memory_mib + u64::from(new.memory_mib) > limit.kept_memory_mib {
                 return Ok(RunOutcome::OverQuota(in_use));
             }
@@ -482,7 +489,8 @@ fn in_use(db: &Connection) -> Result<Admission, StoreError> {
                 coalesce(sum(memory_mib), 0)
                     + (SELECT coalesce(sum(CAST(json_extract(v.config, '$.resources[0].minimumMemoryInMiB') AS INTEGER)), 0)
                          FROM builds b JOIN image_versions v ON v.image_id = b.image_id AND v.version = b.version
-                        WHERE b.state IN ('pending', 'in_progress') AND json_valid(v.config))
+                        WHERE b.state IN ('pending', 'in_progress') AND json_valid(v.config)),
+                count(*)
            FROM microvms WHERE phase <> 'terminated'",
         [],
         |row| {
@@ -490,6 +498,7 @@ fn in_use(db: &Connection) -> Result<Admission, StoreError> {
                 running: row.get(0)?,
                 running_memory_mib: row.get(1)?,
                 kept_memory_mib: row.get(2)?,
+                kept: row.get(3)?,
             })
         },
     )?)

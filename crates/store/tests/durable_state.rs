@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 const UNLIMITED: Admission = Admission {
     running: u32::MAX,
+    kept: u32::MAX,
     running_memory_mib: u64::MAX,
     kept_memory_mib: u64::MAX,
 };
@@ -322,6 +323,7 @@ async fn a_full_host_admits_nobody() {
     let store = store_with_image(&directory.path().join("state.db")).await;
     let one = Admission {
         running: 1,
+        kept: 2,
         running_memory_mib: 4096,
         kept_memory_mib: u64::MAX,
     };
@@ -344,6 +346,18 @@ async fn a_full_host_admits_nobody() {
         .await
         .unwrap();
     assert!(matches!(third, RunOutcome::Admitted(_)));
+    store
+        .change_microvm("microvm-c".into(), Transition::to(Phase::Suspended))
+        .await
+        .unwrap();
+    let fourth = store
+        .admit_microvm(microvm("microvm-d", "b-1"), one, None, |_| Value::Null)
+        .await
+        .unwrap();
+    let RunOutcome::TooMany(in_use) = fourth else {
+        panic!("{fourth:?}")
+    };
+    assert_eq!((in_use.kept, in_use.running), (2, 0), "both are asleep");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use colibri_control::{
-    Clock, Control, EndpointForm, HostMemory, LogSink, MintFailure, NoCredentials, Parts,
+    Clock, Control, EndpointForm, HostDisk, HostMemory, LogSink, MintFailure, NoCredentials, Parts,
     PassedRole, ReadyMachine, RoleCredentials, RoleKeys, Settings, StartFailure, TokenMint,
 };
 use colibri_store::Store;
@@ -138,6 +138,8 @@ impl Daemon {
         settings.hot.enabled = false;
         settings.host_memory = HostMemory::simulated();
         settings.reserve_mib = 100;
+        settings.host_disk = HostDisk::simulated();
+        settings.disk_reserve_mib = 100;
         change(&mut settings);
         let (world, clock, logs) = (
             World::new(),
