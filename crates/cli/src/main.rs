@@ -127,6 +127,9 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say on stderr that stderr cannot be written, and panic where it is: a full disk must cost
+        // lines of the log, no MicroVM's actor.
+        .log_internal_errors(false)
         .init();
     match run(program.command) {
         Ok(code) => code,
