@@ -114,16 +114,8 @@ impl Shared {
         connector: &Connector,
         version: &ConnectorVersion,
     ) -> Result<UpdateNetworkConnectorResponse, StoreError> {
-        let changed = self.connector_changed(connector, version, api_state(connector.state))?;
         Ok(UpdateNetworkConnectorResponse {
-            arn: changed.arn,
-            name: changed.name,
-            id: changed.id,
-            version_arn: changed.version_arn,
-            version: changed.version,
-            operator_role: changed.operator_role,
-            configuration: changed.configuration,
-            state: changed.state,
+            connector: self.connector_changed(connector, version, api_state(connector.state))?,
             last_update_status: Some(status_of(version)),
             last_update_status_reason: text_of(version.reason.as_ref()),
             last_modified: Some(IsoTimestamp::from_unix_millis(connector.modified_at)),
@@ -400,7 +392,8 @@ impl Control {
         let key = &record.resource_id;
         let mut answer: UpdateNetworkConnectorResponse =
             documents::read("client_tokens", key, &record.response).map_err(failed)?;
-        let number = answer.version.and_then(|number| u32::try_from(number).ok());
+        let number = answer.connector.version;
+        let number = number.and_then(|number| u32::try_from(number).ok());
         let store = &self.shared.store;
         let version = store
             .connector_version(key.clone(), number.unwrap_or_default())

@@ -163,6 +163,13 @@ impl Directory {
         self.roles.get(name)
     }
 
+    /// A role of this account, by its ARN.
+    #[must_use]
+    pub fn role_of_arn(&self, arn: &str) -> Option<&Role> {
+        let prefix = format!("arn:aws:iam::{}:role/", self.account);
+        self.role(arn.strip_prefix(&prefix)?)
+    }
+
     /// A user, by one of its keys.
     #[must_use]
     pub fn user(&self, name: &str, access_key_id: &str) -> Option<Identity> {

@@ -135,11 +135,7 @@ impl Principals {
         now: SystemTime,
     ) -> Result<TemporaryKey, SessionError> {
         let directory = self.directory();
-        let prefix = format!("arn:aws:iam::{}:role/", directory.account());
-        let role = request
-            .role_arn
-            .strip_prefix(&prefix)
-            .and_then(|name| directory.role(name));
+        let role = directory.role_of_arn(&request.role_arn);
         let decision = directory.decide(
             caller,
             Request {
@@ -187,12 +183,8 @@ impl Principals {
         now: SystemTime,
     ) -> Result<TemporaryKey, SessionError> {
         let directory = self.directory();
-        let prefix = format!("arn:aws:iam::{}:role/", directory.account());
-        let role = request
-            .role_arn
-            .strip_prefix(&prefix)
-            .and_then(|name| directory.role(name))
-            .ok_or(SessionError::Untrusted)?;
+        let role = directory.role_of_arn(&request.role_arn);
+        let role = role.ok_or(SessionError::Untrusted)?;
         let trusted = role.trust.as_ref().is_some_and(|trust| {
             trust.trusts_service(&request.service, "sts:AssumeRole", &request.context)
         });

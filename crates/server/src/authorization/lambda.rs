@@ -321,6 +321,6 @@ fn artifact(caller: &Caller, configuration: &ImageConfiguration) -> Result<(), A
 
 fn build_role(caller: &Caller, arn: &str) -> Option<Identity> {
     let directory = caller.principals.directory();
-    let prefix = format!("arn:aws:iam::{}:role/", directory.account());
-    directory.assumed(arn.strip_prefix(&prefix)?, BUILD_SESSION, "")
+    let role = directory.role_of_arn(arn)?;
+    directory.assumed(&role.name, BUILD_SESSION, "")
 }

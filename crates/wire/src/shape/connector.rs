@@ -396,27 +396,9 @@ pub struct UpdateNetworkConnectorRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UpdateNetworkConnectorResponse {
-    /// ARN.
-    pub arn: String,
-    /// Name.
-    pub name: String,
-    /// Id.
-    pub id: String,
-    /// ARN of the version that the update made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version_arn: Option<String>,
-    /// That version; the current one where nothing changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<u64>,
-    /// Role.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub operator_role: Option<String>,
-    /// Configuration.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub configuration: Option<ConnectorConfiguration>,
-    /// State.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<ConnectorState>,
+    /// The connector, and the version that the update made; the current one where nothing changed.
+    #[serde(flatten)]
+    pub connector: ConnectorChangeResponse,
     /// How the update goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_update_status: Option<LastUpdateStatus>,
