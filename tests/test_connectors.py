@@ -3,15 +3,14 @@ security groups allow, from the build to the end of the connector. The office he
 own, with private addresses."""
 
 import shutil
-import subprocess
 
 import pytest
 
 from support.clients import REGION, Api, HOOKS_ALL, probe_application, wait_for
 from support.daemon import Daemon
 from support.names import NameServer
+from support.outside import outside
 
-NAMESPACE = "colibri-test-nc"
 GATEWAY, OFFICE, BESIDE = "10.91.7.1", "10.91.7.10", "10.91.7.200"
 SERVER = (
     "import http.server, socket, threading;"
@@ -59,30 +58,10 @@ ROLE = "arn:aws:iam::000000000000:role/operator"
 INTERNET = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:INTERNET_EGRESS"
 
 
-def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def office():
-    subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
-    ip("netns", "add", NAMESPACE)
-    server = None
-    try:
-        ip("link", "add", "clbnc0", "type", "veth", "peer", "name", "clbnc1", "netns", NAMESPACE)
-        ip("addr", "add", f"{GATEWAY}/24", "dev", "clbnc0")
-        ip("link", "set", "clbnc0", "up")
-        for address in (OFFICE, BESIDE):
-            ip("-n", NAMESPACE, "addr", "add", f"{address}/24", "dev", "clbnc1")
-        ip("-n", NAMESPACE, "link", "set", "clbnc1", "up")
-        server = subprocess.Popen(
-            ["ip", "netns", "exec", NAMESPACE, "python3", "-c", SERVER], stderr=subprocess.DEVNULL
-        )
+    with outside("colibri-test-nc", "clbnc", GATEWAY, [OFFICE, BESIDE], 24, SERVER):
         yield
-    finally:
-        if server:
-            server.kill()
-        subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
 
 
 class Connectors:

@@ -9,10 +9,10 @@ import pytest
 from support.clients import Api, HOOKS_ALL, probe_application, wait_for
 from support.daemon import Daemon
 from support.names import NameServer
+from support.outside import outside
 
 # Addresses for documentation (RFC 5737), which no real host has.
 INTERNET, GATEWAY = "198.51.100.10", "198.51.100.9"
-NAMESPACE = "colibri-test-net"
 # Port 81 takes connections and never says a word.
 SERVER = (
     "import http.server, socket;"
@@ -21,29 +21,10 @@ SERVER = (
 )
 
 
-def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def internet():
-    subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
-    ip("netns", "add", NAMESPACE)
-    server = None
-    try:
-        ip("link", "add", "clbtest0", "type", "veth", "peer", "name", "clbtest1", "netns", NAMESPACE)
-        ip("addr", "add", f"{GATEWAY}/30", "dev", "clbtest0")
-        ip("link", "set", "clbtest0", "up")
-        ip("-n", NAMESPACE, "addr", "add", f"{INTERNET}/30", "dev", "clbtest1")
-        ip("-n", NAMESPACE, "link", "set", "clbtest1", "up")
-        server = subprocess.Popen(
-            ["ip", "netns", "exec", NAMESPACE, "python3", "-c", SERVER], stderr=subprocess.DEVNULL
-        )
+    with outside("colibri-test-net", "clbtest", GATEWAY, [INTERNET], 30, SERVER):
         yield
-    finally:
-        if server:
-            server.kill()
-        subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")

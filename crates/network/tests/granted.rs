@@ -20,8 +20,8 @@ use colibri_network::{
 };
 use ipnet::Ipv4Net;
 use support::{
-    GLIMPSE, Guest, Internet, PATIENCE, can_make_slots, dns_query, dns_upstream, read_all, receive,
-    settings,
+    GLIMPSE, Guest, Internet, PATIENCE, assert_datagrams_pass, can_make_slots, dns_query,
+    dns_upstream, read_all, receive, settings,
 };
 
 /// A server with two private addresses, and the settings of an operator who declared both.
@@ -214,15 +214,7 @@ async fn the_internet_can_be_granted_without_what_is_private() {
     let guest = Guest::attach(&*slot).await;
     assert!(guest.connect((internet.server, port), PATIENCE).is_ok());
     assert!(refused(&guest, lab.office, port));
-    let server = internet.udp();
-    let socket = guest.udp(GUEST_ADDRESS);
-    socket
-        .send_to(b"ping", server.local_addr().unwrap())
-        .unwrap();
-    let mut buffer = [0; 16];
-    let (_, peer) = receive(&server, &mut buffer);
-    server.send_to(b"pong", peer).unwrap();
-    assert_eq!(receive(&socket, &mut buffer).0, 4);
+    assert_datagrams_pass(&guest, internet);
     slot.release().await.unwrap();
 }
 

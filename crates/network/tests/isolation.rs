@@ -11,8 +11,8 @@ use std::time::Instant;
 use colibri_guest_protocol::{AGENT_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, TAP_MAC};
 use colibri_network::{Egress, Network, SlotPool};
 use support::{
-    GLIMPSE, Guest, Internet, PATIENCE, Traces, answer_with_peer, can_make_slots, output, read_all,
-    receive, settings,
+    GLIMPSE, Guest, Internet, PATIENCE, Traces, answer_with_peer, assert_datagrams_pass,
+    can_make_slots, output, read_all, receive, settings,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,15 +30,7 @@ async fn a_guest_reaches_the_internet_from_the_hosts_address() {
     let stream = guest.connect((internet.server, port), PATIENCE).unwrap();
     assert_eq!(read_all(stream), internet.host.to_string());
 
-    let server = internet.udp();
-    let socket = guest.udp(GUEST_ADDRESS);
-    socket
-        .send_to(b"ping", server.local_addr().unwrap())
-        .unwrap();
-    let mut buffer = [0; 16];
-    let (_, peer) = receive(&server, &mut buffer);
-    server.send_to(b"pong", peer).unwrap();
-    assert_eq!(receive(&socket, &mut buffer).0, 4);
+    assert_datagrams_pass(&guest, &internet);
     slot.release().await.unwrap();
 }
 

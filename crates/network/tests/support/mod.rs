@@ -452,3 +452,16 @@ pub fn dns_query(id: u16) -> Vec<u8> {
     bytes.extend(b"\x07example\x04test\0\0\x01\0\x01");
     bytes
 }
+
+/// A datagram reaches the internet, and its answer the guest.
+pub fn assert_datagrams_pass(guest: &Guest, internet: &Internet) {
+    let server = internet.udp();
+    let socket = guest.udp(GUEST_ADDRESS);
+    socket
+        .send_to(b"ping", server.local_addr().unwrap())
+        .unwrap();
+    let mut buffer = [0; 16];
+    let (_, peer) = receive(&server, &mut buffer);
+    server.send_to(b"pong", peer).unwrap();
+    assert_eq!(receive(&socket, &mut buffer).0, 4);
+}
