@@ -25,10 +25,12 @@ use crate::failure::chain;
 use crate::flow::{Step, Stopped};
 use crate::hooks::{Hook, run_body, slept_header};
 use crate::pool::Source;
-use crate::session::Session;
+use crate::session::{Session, SessionFailure};
 
 /// Fresh entropy for the guest's random pool, bytes: twice what a reseed of the kernel's takes.
 const ENTROPY: usize = 64;
+/// Lines of a silent guest's console that go to the log.
+const LAST_WORDS: usize = 8;
 
 /// Where a guest that assumes its identity comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,10 +325,18 @@ impl Actor {
         let bound = self.shared.settings.session_bound;
         let id = self.id.clone();
         Ok(async move {
-            Session::open(machine, start, output, bound).await.map_err(|failure| {
-                tracing::warn!(microvm_id = %id, error = %chain(&failure), "could not open the control session");
-                Stopped::Failed("The MicroVM's guest did not answer.".into())
-            })
+            let opened = Session::open(Arc::clone(&machine), start, output, bound).await;
+            let Err(failure) = opened else {
+                return opened.map_err(unanswered);
+            };
+            let (runs, console) = tokio::join!(machine.is_running(), machine.console());
+            let console = console.unwrap_or_default();
+            let words: Vec<&str> = console.lines().rev().take(LAST_WORDS).collect();
+            tracing::warn!(
+                microvm_id = %id, error = %chain(&failure), runs = ?runs.ok(), console = ?words,
+                "could not open the control session; the console's last lines, the newest first"
+            );
+            Err(unanswered(failure))
         })
     }
 
@@ -412,6 +422,11 @@ impl Actor {
             })
             .clone()
     }
+}
+
+/// What the owner may know of a guest that does not take up a session.
+fn unanswered(_: SessionFailure) -> Stopped {
+    Stopped::Failed("The MicroVM's guest did not answer.".into())
 }
 
 /// What the agent is told of who it is from now on.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use colibri_guest_protocol::frame::{FrameKind, HEADER_LENGTH, MagicFinder, header, parse_header};
@@ -24,7 +25,15 @@ const NOBODYS_PORT: u16 = 1;
 const STOPPED: i32 = 143;
 
 pub(crate) fn start(world: Arc<WorldState>, machine: Arc<MachineState>, stream: DuplexStream) {
+    let deaf = &world.deaf_sessions;
+    let fewer = |left: u32| left.checked_sub(1);
+    let hears = deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
     tokio::spawn(async move {
+        if hears.is_ok() {
+            // Until the host closes it.
+            let _ = tokio::io::copy(&mut { stream }, &mut tokio::io::sink()).await;
+            return;
+        }
         let (reader, writer) = tokio::io::split(stream);
         let (frames, outbox) = mpsc::unbounded_channel();
         let (to_host, unasked) = mpsc::unbounded_channel();

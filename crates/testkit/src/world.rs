@@ -49,6 +49,8 @@ pub(crate) struct WorldState {
     pub(crate) hooks: Mutex<HashMap<String, HookPlan>>,
     /// How long the next identity takes to its guest.
     pub(crate) identity_delay: Mutex<Duration>,
+    /// Sessions that no agent will hear of.
+    pub(crate) deaf_sessions: AtomicU32,
     pub(crate) next_pid: AtomicU32,
     pub(crate) crashing: AtomicBool,
     pub(crate) build_failure: Mutex<Option<BuildFailure>>,
@@ -91,6 +93,7 @@ impl World {
                 faults: Faults::default(),
                 hooks: Mutex::default(),
                 identity_delay: Mutex::default(),
+                deaf_sessions: AtomicU32::new(0),
                 next_pid: AtomicU32::new(1000),
                 crashing: AtomicBool::new(false),
                 build_failure: Mutex::default(),
@@ -154,6 +157,11 @@ impl World {
     /// The next identity takes this long to its guest, as to one that has just been restored.
     pub fn delay_next_identity(&self, delay: Duration) {
         *lock(&self.state.identity_delay) = delay;
+    }
+
+    /// The next sessions, so many, are opened and never taken up: the port has stopped carrying anything.
+    pub fn deafen_sessions(&self, count: u32) {
+        self.state.deaf_sessions.store(count, Ordering::SeqCst);
     }
 
     /// The next build fails so.
