@@ -67,5 +67,11 @@ def test_a_guest_has_the_credentials_of_the_role_that_it_was_run_with(daemon, ap
         except ClientError as error:
             assert error.response["Error"]["Code"] == "AccessDeniedException"
         assert json.loads(ask(microvm, "GET", f"{CREDENTIALS}execution_role")["body"]) == key
+        trail = (daemon.data / "audit" / "audit.jsonl").read_text()
+        assert key["SecretAccessKey"] not in trail and key["Token"] not in trail
+        given = [json.loads(line) for line in trail.splitlines() if '"AssumeRole"' in line]
+        [record] = [one for one in given if one["requestParameters"]["roleSessionName"] == microvm.id]
+        assert record["userIdentity"] == {"type": "AWSService", "invokedBy": "lambda.amazonaws.com"}
+        assert record["responseElements"]["credentials"]["accessKeyId"] == key["AccessKeyId"]
     finally:
         microvm.terminate()

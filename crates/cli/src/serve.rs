@@ -145,6 +145,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
     keep_for_speed(&settings, &mut choices);
     lives::choose(&settings.microvms, &mut choices)?;
     set_capacity(&settings, &mut choices);
+    let mut roles = AccountRoles::new(Arc::clone(&principals));
+    if let Some(trail) = &trail {
+        roles = roles.with_audit(trail.clone(), REGION);
+    }
     let control = Control::start(Parts {
         settings: choices,
         store,
@@ -153,7 +157,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Box<dyn Error>> {
         builder: Arc::new(builder),
         logs: Arc::new(OutputLogs(logs.clone())),
         tokens: Arc::new(IngressTokens(Arc::clone(&tokens))),
-        roles: Arc::new(AccountRoles::new(Arc::clone(&principals))),
+        roles: Arc::new(roles),
         clock: Clock::system(),
     })
     .await?;

@@ -30,9 +30,17 @@ pub trait RoleKeys: Send + Sync + 'static {
     async fn credentials(&self, passed: &PassedRole) -> Result<RoleCredentials, NoCredentials>;
 }
 
-/// The credentials that a MicroVM's guest was given last; suspensions do not end them.
+/// For so long a refusal is repeated without asking again, milliseconds: a guest can ask many times a second.
+const REFUSED_FOR: i64 = 10_000;
+
+/// What a MicroVM's guest was answered last; suspensions do not end it.
 #[derive(Default)]
-pub(crate) struct KeptCredentials(Mutex<Option<RoleCredentials>>);
+pub(crate) struct KeptCredentials(Mutex<Option<Kept>>);
+
+enum Kept {
+    Given(RoleCredentials),
+    Refused { at: i64, why: NoCredentials },
+}
 
 impl KeptCredentials {
     /// Those, or new ones in time. One at a time are made, however many processes of the guest ask.
@@ -43,13 +51,21 @@ impl KeptCredentials {
         keys: &dyn RoleKeys,
     ) -> Result<RoleCredentials, NoCredentials> {
         let mut kept = self.0.lock().await;
-        if let Some(credentials) = &*kept
-            && credentials.expires_at - now > RENEWED_BEFORE_END
-        {
-            return Ok(credentials.clone());
+        match &*kept {
+            Some(Kept::Given(credentials)) if credentials.expires_at - now > RENEWED_BEFORE_END => {
+                return Ok(credentials.clone());
+            }
+            Some(Kept::Refused { at, why }) if now - at < REFUSED_FOR => return Err(why.clone()),
+            _ => {}
         }
-        let made = keys.credentials(passed).await?;
-        *kept = Some(made.clone());
-        Ok(made)
+        let made = keys.credentials(passed).await;
+        *kept = Some(match &made {
+            Ok(credentials) => Kept::Given(credentials.clone()),
+            Err(why) => Kept::Refused {
+                at: now,
+                why: why.clone(),
+            },
+        });
+        made
     }
 }

@@ -352,3 +352,21 @@ async fn a_guest_is_given_its_own_roles_credentials_and_new_ones_before_they_end
             .all(|passed| passed.microvm_id == id && passed.role_arn == role)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_not_asked_for_again_at_once() {
+    let daemon = Daemon::with_image().await;
+    let role = "arn:aws:iam::000000000000:role/refused";
+    let id = daemon.run(json!({ "executionRoleArn": role })).await;
+    let path = format!("{LIST}execution_role");
+    let ask_often = async || {
+        for _ in 0..5 {
+            let (status, body) = ask(&daemon, &id, "GET", &path, "").await;
+            assert!(status == 200 && body.contains("InternalError"), "{body}");
+        }
+        daemon.roles.made.lock().unwrap().len()
+    };
+    assert_eq!(ask_often().await, 1);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(ask_often().await, 2);
+}

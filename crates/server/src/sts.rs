@@ -221,14 +221,7 @@ async fn assume_role(form: &Form<'_>, caller: &Caller) -> Result<Answered, Fault
         escaped(&key.identity.principal_id),
         credentials(&key)
     );
-    let elements = json!({
-        "credentials": recordable(&key),
-        "assumedRoleUser": {
-            "arn": key.identity.principal_arn,
-            "assumedRoleId": key.identity.principal_id,
-        },
-    });
-    Ok((answer, Some(elements)))
+    Ok((answer, Some(assumed(&key))))
 }
 
 async fn session_token(form: &Form<'_>, caller: &Caller) -> Result<Answered, Fault> {
@@ -240,6 +233,17 @@ async fn session_token(form: &Form<'_>, caller: &Caller) -> Result<Answered, Fau
     let key = made.map_err(|error| fault(error, caller, "*"))?;
     let elements = json!({ "credentials": recordable(&key) });
     Ok((credentials(&key), Some(elements)))
+}
+
+/// What of a role's session may be written down.
+pub(crate) fn assumed(key: &TemporaryKey) -> Value {
+    json!({
+        "credentials": recordable(key),
+        "assumedRoleUser": {
+            "arn": key.identity.principal_arn,
+            "assumedRoleId": key.identity.principal_id,
+        },
+    })
 }
 
 /// What of a temporary key may be written down: which it is, and when it ends.

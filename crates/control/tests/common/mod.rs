@@ -65,6 +65,9 @@ impl RoleKeys for NumberedKeys {
     async fn credentials(&self, passed: &PassedRole) -> Result<RoleCredentials, NoCredentials> {
         let mut made = self.made.lock().unwrap();
         made.push(passed.clone());
+        if passed.role_arn.ends_with("/refused") {
+            return Err(NoCredentials::Failed);
+        }
         Ok(RoleCredentials {
             access_key_id: format!("ASIA{}", made.len()),
             secret_access_key: "secret".into(),

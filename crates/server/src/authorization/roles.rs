@@ -4,26 +4,67 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use colibri_audit::{EventType, Record, Trail, UserIdentity};
 use colibri_control::{NoCredentials, PassedRole, RoleCredentials, RoleKeys};
 use colibri_iam::Principals;
 use colibri_iam::policy::Context;
 use colibri_iam::session::{ServiceRoleRequest, SessionError, TemporaryKey};
+use serde_json::json;
 use tracing::warn;
 
 use super::lambda::PASSED_TO;
+use crate::sts::assumed;
 
 /// Life of the credentials in a guest: the service's.
 const DURATION: Duration = Duration::from_secs(55 * 60);
 
 /// The account's roles, as the control plane asks for them.
 #[derive(Debug, Clone)]
-pub struct AccountRoles(Arc<Principals>);
+pub struct AccountRoles {
+    principals: Arc<Principals>,
+    /// Where credentials that were given out are told, and for which region.
+    audit: Option<(Trail, String)>,
+}
 
 impl AccountRoles {
     /// The roles of these principals.
     #[must_use]
     pub fn new(principals: Arc<Principals>) -> Self {
-        Self(principals)
+        Self {
+            principals,
+            audit: None,
+        }
+    }
+
+    /// With every session that is given out recorded in this trail.
+    #[must_use]
+    pub fn with_audit(mut self, trail: Trail, region: &str) -> Self {
+        self.audit = Some((trail, region.to_owned()));
+        self
+    }
+
+    /// As CloudTrail has it of a service that assumes a role.
+    fn record(&self, passed: &PassedRole, key: &TemporaryKey) {
+        let Some((trail, region)) = &self.audit else {
+            return;
+        };
+        let account = &key.identity.account;
+        let kind = EventType::AwsApiCall;
+        let mut record = Record::new(kind, "sts.amazonaws.com", "AssumeRole", region, account);
+        record.user_identity = UserIdentity {
+            kind: "AWSService".to_owned(),
+            invoked_by: Some(PASSED_TO.to_owned()),
+            ..UserIdentity::default()
+        };
+        record.source_ip_address = PASSED_TO.to_owned();
+        record.read_only = true;
+        record.request_parameters = Some(json!({
+            "roleArn": passed.role_arn,
+            "roleSessionName": passed.microvm_id,
+            "durationSeconds": DURATION.as_secs(),
+        }));
+        record.response_elements = Some(assumed(key));
+        trail.record_now(record);
     }
 }
 
@@ -31,7 +72,7 @@ impl AccountRoles {
 impl RoleKeys for AccountRoles {
     async fn credentials(&self, passed: &PassedRole) -> Result<RoleCredentials, NoCredentials> {
         let mut context = Context::default();
-        context.set("aws:SourceAccount", self.0.directory().account());
+        context.set("aws:SourceAccount", self.principals.directory().account());
         context.set("aws:SourceArn", &passed.image_arn);
         let request = ServiceRoleRequest {
             service: PASSED_TO.to_owned(),
@@ -41,9 +82,10 @@ impl RoleKeys for AccountRoles {
             context,
         };
         let now = SystemTime::now();
-        let made = self.0.assume_for_service(request, now).await;
-        made.map(|key| credentials(&key, now))
-            .map_err(|error| refusal(passed, &error))
+        let made = self.principals.assume_for_service(request, now).await;
+        let key = made.map_err(|error| refusal(passed, &error))?;
+        self.record(passed, &key);
+        Ok(credentials(&key, now))
     }
 }
 
