@@ -1,7 +1,7 @@
 # The commands that people type. Each is a script of scripts/, where the work is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance conformance-real setup guest build lint bench bench-api fuzz soak cycles kvm-lab example clean
+.PHONY: help demo test conformance conformance-real setup guest build lint bench bench-api fuzz soak cycles kvm-lab kvm-lab-bench example clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ cycles: ## 500 sleeps of one MicroVM, its memory and disk checked
 
 kvm-lab: ## Run the hypervisor's tests on real KVM inside an emulated host
 	@scripts/kvm-lab
+
+kvm-lab-bench: ## Run the benchmark on real KVM inside an emulated host: for correctness, not for its times
+	@scripts/kvm-lab bench --samples 3 --classes 512 1024
 
 example: ## Pack examples/flask-counter into target/examples/flask-counter.zip
 	@python3 scripts/pack-example.py examples/flask-counter target/examples/flask-counter.zip

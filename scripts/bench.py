@@ -2,7 +2,8 @@
 
 Each figure is a client's: from the call sent to the answer received. Raw samples go to
 target/bench.json; what is printed are medians and ratios, because machines are shared and noisy.
-`--quick` takes a fifth of the samples. Targets are compared and printed as held or not; a missed one does
+`--quick` takes a fifth of the samples; `--samples` and `--classes` are for hosts that are slower or smaller
+still. Targets are compared and printed as held or not; a missed one does
 not fail the run.
 """
 
@@ -162,10 +163,10 @@ def qemus_own(api, image, directory, count):
     }
 
 
-def wakes_by_size(api, count):
+def wakes_by_size(api, classes, count):
     """Wake from disk against the guest's memory, at equal dirty pages: flat, or something is wrong."""
     found = {}
-    for size in SIZES_MIB:
+    for size in classes:
         image = api.build(f"size-{size}", probe_application(), hooks=HOOKS_ALL, resources=[{"minimumMemoryInMiB": size}])
         microvm = api.run(image, idlePolicy=AUTO_RESUME)
         microvm.get("/dirty?mib=4")
@@ -222,7 +223,7 @@ def suspended_crowd(api, image, count):
     return result
 
 
-def with_tiers(report, directory, count):
+def with_tiers(report, directory, count, _classes):
     """Everything on: the pool, the hot tier, spares."""
     daemon = Daemon(directory / "tiers").start()
     try:
@@ -241,7 +242,7 @@ def with_tiers(report, directory, count):
         daemon.stop()
 
 
-def from_disk(report, directory, count):
+def from_disk(report, directory, count, classes):
     """Without pool and hot tier, with spares: every launch and wake is from the disk."""
     daemon = Daemon(directory / "disk", WITHOUT_TIERS).start()
     try:
@@ -257,14 +258,14 @@ def from_disk(report, directory, count):
         report["clones"] = demo.measure_clones(api, image)
         probe = api.build("probe", probe_application(), hooks=HOOKS_ALL)
         report["suspend_by_dirty_mib"] = suspends_by_dirty_pages(api, probe, few)
-        report["wake_by_class_mib"] = wakes_by_size(api, few)
+        report["wake_by_class_mib"] = wakes_by_size(api, classes, few)
         report["qemus_own"] = qemus_own(api, image, directory, 3)
         wait_for("nothing left", lambda: not daemon.leftovers()["directories"])
     finally:
         daemon.stop()
 
 
-def without_anything(report, directory, count):
+def without_anything(report, directory, count, _classes):
     """Not even spares: what a spare saves."""
     daemon = Daemon(directory / "plain", WITHOUT_ANY).start()
     try:
@@ -279,16 +280,21 @@ def without_anything(report, directory, count):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="a fifth of the samples")
-    count = 6 if arguments.parse_args().quick else 30
+    arguments.add_argument("--samples", type=int, metavar="N", help="launches and wakes, 30 if not given")
+    arguments.add_argument("--classes", type=int, nargs="+", metavar="MIB", default=SIZES_MIB, help="guests' sizes")
+    arguments.add_argument("--report", type=Path, metavar="FILE", default=REPORT, help="where raw samples go")
+    chosen = arguments.parse_args()
+    count = chosen.samples or (6 if chosen.quick else 30)
     report = {"machine": {"cores": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()}}
     with tempfile.TemporaryDirectory(prefix="colibri-bench-") as directory:
         for part in (with_tiers, from_disk, without_anything):
-            part(report, Path(directory), count)
+            part(report, Path(directory), count, chosen.classes)
             # Of a run that is cut off, what was measured is kept.
-            REPORT.write_text(json.dumps(report, indent=2) + "\n")
+            chosen.report.write_text(json.dumps(report, indent=2) + "\n")
     report["targets"] = targets(report)
-    REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    chosen.report.write_text(json.dumps(report, indent=2) + "\n")
     summarize(report)
+    print(f"\nraw samples in {chosen.report}")
 
 
 def targets(report):
@@ -336,7 +342,6 @@ def summarize(report):
     print(f"\n{'target':46} {'measured':>9} {'wanted':>9}   held")
     for target in report["targets"]:
         print(f"{target['what']:46} {target['measured']:9} {target['target']:>9}   {'yes' if target['held'] else 'NO'}")
-    print(f"\nraw samples in {REPORT}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests do again and again with the API: make an image, run a MicroVM, ask its endpoint."""
 
 import io
+import os
 import time
 import zipfile
 from pathlib import Path
@@ -14,6 +15,8 @@ REGION = "us-east-1"
 ROLE = "arn:aws:iam::000000000000:role/colibri-test"
 BASE_IMAGE = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
 BUILD_SECONDS = 400
+# Multiplies every bound of a wait: for hosts that are themselves emulated.
+PATIENCE = float(os.environ.get("COLIBRI_TEST_PATIENCE", "1"))
 HOOKS_ALL = {
     "port": 8080,
     "microvmImageHooks": {
@@ -34,6 +37,7 @@ AUTO_RESUME = {"maxIdleDurationSeconds": 3600, "suspendedDurationSeconds": 3600,
 
 def wait_for(what, condition, seconds=60, interval=0.1):
     """Polls the condition, the only way to follow the API; returns its first true value."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -154,7 +158,7 @@ class Microvm:
             headers={"Host": self.endpoint, "X-aws-proxy-auth": self.token},
             verify=_tls(self.api.daemon.ca),
             http2=http2,
-            timeout=90,
+            timeout=90 * PATIENCE,
             **settings,
         )
 
