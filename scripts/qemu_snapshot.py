@@ -21,6 +21,7 @@ PIDFD_GETFD = 438
 BOUND_SECONDS = 120
 # Numbers of the descriptors in QEMU's command line (crates/hypervisor/src/qemu/arguments.rs).
 QMP, CONTROL, TAP, ROOT, FROZEN, OVERLAY, DEVICES_OUT, DEVICES_IN, MEMORY = range(10, 19)
+KVM = 21
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +34,8 @@ class Qmp:
         while True:
             try:
                 self.socket = socket.socket(socket.AF_UNIX)
+                # Of a QEMU that has ended nobody answers, though the socket is there.
+                self.socket.settimeout(BOUND_SECONDS)
                 self.socket.connect(path)
                 break
             except OSError:
@@ -138,7 +141,7 @@ def start_again(arguments, files, sockets, tap):
             os.dup2(far, number)
             os.set_inheritable(number, True)
 
-    return subprocess.Popen(arguments, preexec_fn=place, close_fds=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(arguments, preexec_fn=place, close_fds=False, stdin=subprocess.DEVNULL)
 
 
 def measure(data, microvm, base, directory, port):
@@ -173,6 +176,8 @@ def measure(data, microvm, base, directory, port):
         DEVICES_IN: (base / "devices.state", os.O_RDONLY),
         MEMORY: (base / "memory.base", os.O_RDONLY),
     }
+    if any(word.startswith("kvm,device=") for word in arguments):
+        files[KVM] = (Path("/dev/kvm"), os.O_RDWR)
     sockets = {QMP: listener(directory / "qmp"), CONTROL: listener(directory / "control")}
     begun = time.monotonic()
     process = start_again(arguments, files, sockets, tap)
