@@ -421,6 +421,7 @@ fn set_capacity(settings: &Settings, choices: &mut colibri_control::Settings) {
     let overcommit = capacity
         .memory_overcommit
         .unwrap_or(colibri_control::MEMORY_OVERCOMMIT);
+    choices.vcpus_at_most = capacity.vcpus_at_most;
     choices.max_memory_mib = colibri_control::memory_limit_mib(overcommit, choices.reserve_mib);
 }
 

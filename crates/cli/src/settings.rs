@@ -2,6 +2,7 @@
 //! default; an unknown key is an error, so that a typing mistake is not a silent default.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -244,6 +245,8 @@ pub(crate) struct Capacity {
     pub(crate) disk_reserve_mib: Option<u64>,
     /// Processors that a machine may take for each of its vCPUs; no bound by default.
     pub(crate) processors_per_vcpu: Option<f64>,
+    /// Most vCPUs that a guest sees, whatever its size; no bound by default.
+    pub(crate) vcpus_at_most: Option<NonZeroU8>,
 }
 
 impl Capacity {

@@ -199,7 +199,10 @@ async fn request(
                 Architecture::Arm64 => colibri_hypervisor::machine::Architecture::Aarch64,
                 Architecture::X86_64 => colibri_hypervisor::machine::Architecture::X86_64,
             },
-            vcpus: plan.memory.vcpus(),
+            vcpus: match shared.settings.vcpus_at_most {
+                Some(most) => plan.memory.vcpus().min(most.get()),
+                None => plan.memory.vcpus(),
+            },
             memory_mib: plan.memory.guest_memory_mib(),
         },
         disk_bytes: plan.memory.disk_bytes(),

@@ -1,5 +1,6 @@
 //! What the control plane's owner may choose, with the defaults.
 
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub max_connector_versions: usize,
     /// Subnets and security groups that connectors may name.
     pub vpc: Vpc,
+    /// Most vCPUs that a guest sees, whatever its image's size; decided when a version is built.
+    pub vcpus_at_most: Option<NonZeroU8>,
     /// Builds at a time.
     pub concurrent_builds: usize,
     /// Most builds that run or wait.
@@ -251,6 +254,7 @@ impl Settings {
             max_connectors: 1000,
             max_connector_versions: 100,
             vpc: Vpc::default(),
+            vcpus_at_most: None,
             concurrent_builds: 2,
             max_builds: 32,
             build_bound: Duration::from_secs(2 * 3600),

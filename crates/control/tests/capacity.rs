@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::num::NonZeroU8;
+
 use colibri_testkit::{Fault, Operation};
 use colibri_wire::ApiError;
 use colibri_wire::shape::microvm::MicrovmState;
@@ -44,6 +46,21 @@ async fn every_size_gives_the_guest_four_times_its_baseline_and_the_processors_a
         .collect();
     let expected = expected.map(|(baseline, vcpus, gib)| (baseline * 4, vcpus, gib << 30));
     assert_eq!(built, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_sees_no_more_processors_than_the_operator_says() {
+    let daemon = Daemon::start_with(|settings| settings.vcpus_at_most = NonZeroU8::new(3)).await;
+    for (baseline, vcpus) in [(512, 1), (1024, 2), (2048, 3), (8192, 3)] {
+        let name = format!("size-{baseline}");
+        let more = json!({ "name": name, "resources": [{ "minimumMemoryInMiB": baseline }] });
+        let request = Daemon::image_request(more);
+        daemon.control.create_microvm_image(request).await.unwrap();
+        let arn = IMAGE.replace("hello", &name);
+        daemon.control.image_settled(&arn).await.unwrap();
+        let shape = daemon.world.builds().last().unwrap().shape;
+        assert_eq!((shape.memory_mib, shape.vcpus), (baseline * 4, vcpus));
+    }
 }
 
 #[tokio::test(start_paused = true)]
