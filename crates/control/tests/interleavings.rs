@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Lives that are played when nobody says how many.
-const LIVES: u64 = if cfg!(debug_assertions) { 200 } else { 3000 };
+const LIVES: u64 = if cfg!(debug_assertions) { 200 } else { 1000 };
 /// Most MicroVMs of a life.
 const MOST: usize = 3;
 
