@@ -21,8 +21,9 @@ use crate::settings::{PoolSettings, SpareSettings};
 use crate::stock::Stock;
 pub(crate) use crate::stock::{Kind, Source};
 
-/// Memory that a spare has for itself, MiB: a QEMU that has not run anything.
-const SPARE_MIB: u64 = 32;
+/// Memory that a spare has for itself, MiB: a QEMU that has not run anything, and under software emulation
+/// room for what it will translate.
+const SPARE_MIB: u64 = 48;
 /// A launch waits for a machine that should be made within this time. A launch from the base takes as
 /// long under emulation, and twice as long while it competes with the making.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -6,9 +6,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::debug;
+
 use super::arguments::{Start, fd};
+use super::capture::blocking;
+use super::code_buffer;
 use super::machine::QemuMachine;
 use super::{Plan, Qemu, open_for_writing, remove};
+use crate::accelerator::Accelerator;
 use crate::machine::{LaunchSpec, NetworkAttachment, SpareSpec, VmmError};
 use crate::manifest::{BaseManifest, SuspensionManifest};
 use crate::snapshot::{
@@ -52,7 +57,14 @@ impl Qemu {
         spec: SpareSpec,
     ) -> Result<Arc<QemuMachine>, VmmError> {
         let (manifest, _) = self.usable_base(&spec.base, spec.network.as_ref())?;
-        self.start_launch(spec, &manifest, false).await
+        let machine = self.start_launch(spec, &manifest, false).await?;
+        if self.installation.accelerator == Accelerator::Tcg {
+            let pid = machine.pid();
+            if let Err(error) = blocking(move || code_buffer::prepare(pid)).await {
+                debug!(pid, %error, "a spare's code buffer is left to be filled when it is used");
+            }
+        }
+        Ok(machine)
     }
 
     fn usable_base(

@@ -293,6 +293,35 @@ fn vm_write(pid: u32, address: u64, from: &[u8]) -> io::Result<usize> {
     progress(moved)
 }
 
+/// Writes a zero at the start of each page.
+pub(super) fn vm_touch(pid: u32, pages: &[u64]) -> io::Result<()> {
+    let zeros = [0_u8; MOST_RUNS];
+    for pages in pages.chunks(MOST_RUNS) {
+        let at = |page: &u64| libc::iovec {
+            iov_base: (page * PAGE_SIZE as u64) as *mut libc::c_void,
+            iov_len: 1,
+        };
+        let remote: Vec<_> = pages.iter().map(at).collect();
+        let local = [IoSlice::new(&zeros[..pages.len()])];
+        // SAFETY: `local` describes one buffer that outlives the call, layout-compatible with iovec
+        // (guaranteed by IoSlice); the remote ranges are checked by the kernel, in the other process.
+        let moved = unsafe {
+            libc::process_vm_writev(
+                pid.cast_signed(),
+                local.as_ptr().cast(),
+                1,
+                remote.as_ptr(),
+                remote.len() as libc::c_ulong,
+                0,
+            )
+        };
+        if progress(moved)? != pages.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    Ok(())
+}
+
 fn progress(moved: libc::ssize_t) -> io::Result<usize> {
     match usize::try_from(moved) {
         Err(_) => Err(io::Error::last_os_error()),

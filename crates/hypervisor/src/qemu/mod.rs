@@ -6,6 +6,7 @@
 
 mod arguments;
 mod capture;
+mod code_buffer;
 mod console;
 mod disk;
 mod installation;
