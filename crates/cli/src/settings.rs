@@ -241,7 +241,7 @@ pub(crate) struct Capacity {
     pub(crate) memory_overcommit: Option<f64>,
     /// Memory that one more machine leaves available, MiB; a twentieth of the host's by default.
     pub(crate) reserve_mib: Option<u64>,
-    /// Room on the disk that what is begun leaves free, MiB; a twentieth of it by default, at most 10 GiB.
+    /// Room on the disk that what is begun leaves free, MiB; a twentieth of it by default, at most 2 GiB.
     pub(crate) disk_reserve_mib: Option<u64>,
     /// Processors that a machine may take for each of its vCPUs; no bound by default.
     pub(crate) processors_per_vcpu: Option<f64>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most of a disk that is kept in reserve where nobody says how much, MiB.
-const MOST_RESERVE_MIB: u64 = 10 * 1024;
+const MOST_RESERVE_MIB: u64 = 2 * 1024;
 const MIB: u64 = 1024 * 1024;
 
 /// Tells the disk's room.
@@ -48,7 +48,7 @@ impl HostDisk {
     }
 }
 
-/// What is kept free of the disk below a directory where nobody says how much: a twentieth, at most 10 GiB.
+/// What is kept free of the disk below a directory where nobody says how much: a twentieth, at most 2 GiB.
 #[must_use]
 pub fn default_disk_reserve_mib(directory: &Path) -> u64 {
     let whole = rustix::fs::statvfs(directory)
