@@ -19,6 +19,23 @@ async fn refusal(daemon: &Daemon) -> String {
     }
 }
 
+/// Builds an image of a size, MiB of baseline memory.
+async fn build_of_size(daemon: &Daemon, baseline: u32) {
+    let name = format!("size-{baseline}");
+    let more = json!({ "name": name, "resources": [{ "minimumMemoryInMiB": baseline }] });
+    let request = Daemon::image_request(more);
+    daemon.control.create_microvm_image(request).await.unwrap();
+    let arn = IMAGE.replace("hello", &name);
+    daemon.control.image_settled(&arn).await.unwrap();
+}
+
+/// Asks for a wake that the host has no room for, and tells why the MicroVM stayed suspended.
+async fn reason_of_a_wake_given_up(daemon: &Daemon, id: &str) -> String {
+    daemon.resume(id).await.unwrap();
+    daemon.reaches(id, MicrovmState::Suspended).await;
+    daemon.get(id).await.state_reason.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_size_gives_the_guest_four_times_its_baseline_and_the_processors_and_disk_of_its_size()
  {
@@ -31,12 +48,7 @@ async fn every_size_gives_the_guest_four_times_its_baseline_and_the_processors_a
         (8192, 16, 32),
     ];
     for (baseline, _, _) in expected {
-        let name = format!("size-{baseline}");
-        let more = json!({ "name": name, "resources": [{ "minimumMemoryInMiB": baseline }] });
-        let request = Daemon::image_request(more);
-        daemon.control.create_microvm_image(request).await.unwrap();
-        let arn = IMAGE.replace("hello", &name);
-        daemon.control.image_settled(&arn).await.unwrap();
+        build_of_size(&daemon, baseline).await;
     }
     let built: Vec<_> = daemon
         .world
@@ -52,12 +64,7 @@ async fn every_size_gives_the_guest_four_times_its_baseline_and_the_processors_a
 async fn a_guest_sees_no_more_processors_than_the_operator_says() {
     let daemon = Daemon::start_with(|settings| settings.vcpus_at_most = NonZeroU8::new(3)).await;
     for (baseline, vcpus) in [(512, 1), (1024, 2), (2048, 3), (8192, 3)] {
-        let name = format!("size-{baseline}");
-        let more = json!({ "name": name, "resources": [{ "minimumMemoryInMiB": baseline }] });
-        let request = Daemon::image_request(more);
-        daemon.control.create_microvm_image(request).await.unwrap();
-        let arn = IMAGE.replace("hello", &name);
-        daemon.control.image_settled(&arn).await.unwrap();
+        build_of_size(&daemon, baseline).await;
         let shape = daemon.world.builds().last().unwrap().shape;
         assert_eq!((shape.memory_mib, shape.vcpus), (baseline * 4, vcpus));
     }
@@ -72,9 +79,7 @@ async fn a_full_host_refuses_a_launch_and_leaves_a_wake_suspended_until_there_is
     assert!(message.contains("1024 MiB of baseline memory"), "{message}");
     daemon.suspended(&first).await;
     let third = daemon.run(auto()).await;
-    daemon.resume(&first).await.unwrap();
-    daemon.reaches(&first, MicrovmState::Suspended).await;
-    let reason = daemon.get(&first).await.state_reason.unwrap();
+    let reason = reason_of_a_wake_given_up(&daemon, &first).await;
     assert!(reason.starts_with("No capacity"), "{reason}");
     daemon.terminate(&third).await.unwrap();
     daemon.terminated(&third).await;
@@ -124,9 +129,7 @@ async fn a_host_short_of_memory_refuses_whatever_the_account_says() {
     daemon.settings.host_memory.set_available_percent(3);
     let message = refusal(&daemon).await;
     assert!(message.contains("keeps 500 in reserve"), "{message}");
-    daemon.resume(&asleep).await.unwrap();
-    daemon.reaches(&asleep, MicrovmState::Suspended).await;
-    let reason = daemon.get(&asleep).await.state_reason.unwrap();
+    let reason = reason_of_a_wake_given_up(&daemon, &asleep).await;
     assert_eq!(reason, "No capacity: this host is short of memory.");
     assert_eq!(daemon.request(&awake).await, 1);
     daemon.settings.host_memory.set_available_percent(50);
@@ -146,9 +149,7 @@ async fn a_disk_without_room_refuses_what_is_begun_and_leaves_what_there_is_alon
     assert!(message.contains("less than 228 MiB free"), "{message}");
     assert!(message.contains("keeps 100 in reserve"), "{message}");
 
-    daemon.resume(&asleep).await.unwrap();
-    daemon.reaches(&asleep, MicrovmState::Suspended).await;
-    let reason = daemon.get(&asleep).await.state_reason.unwrap();
+    let reason = reason_of_a_wake_given_up(&daemon, &asleep).await;
     assert_eq!(reason, "No capacity: this host is short of disk.");
 
     let builds = daemon.world.builds().len();
