@@ -11,11 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use colibri_hypervisor::Machine;
 use colibri_hypervisor::machine::VmmError;
 use colibri_hypervisor::manifest::MANIFEST_FILE;
+use colibri_hypervisor::{Machine, MachineRecord};
 use colibri_network::NetworkError;
 use colibri_store::{ImageState, Listing, Microvm, Phase, StoreError, Transition, VersionState};
+use serde::Deserialize as _;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::actor::{Actor, Recorded, process_reason};
@@ -46,14 +48,18 @@ pub(crate) async fn recover(control: &Arc<Control>) -> Result<(), StartFailure> 
             source,
         })?;
     }
-    let microvms = shared.store.all_microvms().await?;
+    let mut microvms = shared.store.all_microvms().await?;
     report(&microvms.corrupt);
+    for row in &mut microvms.rows {
+        row.slot = row
+            .slot
+            .filter(|_| holds_its_slot(shared, row.machine.as_ref()));
+    }
     remove_leftovers(shared, &microvms).await?;
     shared.builder.sweep().await;
     provision::recover(shared).await?;
-    let contested = contested_slots(&microvms.rows);
     for row in microvms.rows {
-        revive(control, row, &contested).await;
+        revive(control, row).await;
     }
     resume_removals(control).await?;
     resume_builds(control).await?;
@@ -67,6 +73,14 @@ fn is_taken_over(phase: Phase) -> bool {
         phase,
         Phase::Running | Phase::Suspending | Phase::Continuing
     )
+}
+
+/// A slot is its process's: where that is gone, with the host say, so is the slot, and its number may be another
+/// MicroVM's by now. A record that cannot be read may be one of a process that lives.
+fn holds_its_slot(shared: &Shared, machine: Option<&Value>) -> bool {
+    machine.is_some_and(|record| {
+        MachineRecord::deserialize(record).map_or(true, |record| shared.vmm.lives(&record))
+    })
 }
 
 async fn remove_leftovers(
@@ -157,19 +171,8 @@ async fn remove_all_but(directory: &Path, keep: &BTreeSet<String>) -> Result<(),
     Ok(())
 }
 
-/// Slots that more than one row names: a row that could not be read over a reboot kept the number that another
-/// MicroVM has by now.
-fn contested_slots(rows: &[Microvm]) -> BTreeSet<u32> {
-    let mut seen = BTreeSet::new();
-    let claims = rows.iter().filter(|row| is_taken_over(row.phase));
-    claims
-        .filter_map(|row| row.slot)
-        .filter(|slot| !seen.insert(*slot))
-        .collect()
-}
-
 /// Starts a MicroVM's actor, or just its entry when it has ended.
-async fn revive(control: &Arc<Control>, row: Microvm, contested: &BTreeSet<u32>) {
+async fn revive(control: &Arc<Control>, row: Microvm) {
     let (id, phase) = (row.id.clone(), row.phase);
     match Actor::of(&control.shared, row) {
         Ok((mut actor, handle)) => {
@@ -178,7 +181,7 @@ async fn revive(control: &Arc<Control>, row: Microvm, contested: &BTreeSet<u32>)
                 return;
             }
             if is_taken_over(phase) {
-                actor.claim_slot(contested).await;
+                actor.claim_slot().await;
             } else {
                 // Swept.
                 actor.recorded = Recorded::default();
@@ -265,16 +268,12 @@ impl Actor {
         self.finish_or_undo().await
     }
 
-    /// Takes the recorded slot over before anything can be launched: the number of one that is gone, after a
-    /// reboot say, is soon another's, and must not be given back in its place.
-    async fn claim_slot(&mut self, contested: &BTreeSet<u32>) {
+    /// Takes the recorded slot over before anything can be launched: the number of one that is gone is soon
+    /// another's, and must not be given back in its place.
+    async fn claim_slot(&mut self) {
         let Some(index) = self.recorded.slot else {
             return;
         };
-        if contested.contains(&index) && !self.recorded_machine_lives().await {
-            self.recorded.slot = None;
-            return;
-        }
         match self.shared.network.adopt(index).await {
             Ok(slot) => {
                 self.recorded.slot = None;
@@ -299,14 +298,6 @@ impl Actor {
         if needs_one && matches!(there, Ok(false)) {
             self.begin_end("The MicroVM's suspended state is gone.".into())
                 .await;
-        }
-    }
-
-    async fn recorded_machine_lives(&self) -> bool {
-        let vmm = &self.shared.vmm;
-        match self.recorded.machine.clone() {
-            Some(record) => vmm.adopt(record).await.is_ok(),
-            None => false,
         }
     }
 

@@ -303,23 +303,63 @@ async fn an_interrupted_build_begins_again_and_its_machine_is_gone() {
     assert_eq!(daemon.world.contract_breaches(), Vec::<String>::new());
 }
 
+fn write_settings(daemon: &Daemon, id: &str, settings: &str) {
+    let state = daemon.directory().join("state.db");
+    rusqlite::Connection::open(state)
+        .unwrap()
+        .execute(
+            "UPDATE microvms SET settings = ?2 WHERE id = ?1",
+            [id, settings],
+        )
+        .unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_unreadable_row_keeps_no_other_microvm_from_living_on() {
     let mut daemon = Daemon::with_image().await;
     let (broken, sound) = (daemon.run(json!({})).await, daemon.run(json!({})).await);
     daemon.crash().await;
-    let id = broken.clone();
-    let state = daemon.directory().join("state.db");
-    rusqlite::Connection::open(state)
-        .unwrap()
-        .execute("UPDATE microvms SET settings = '[]' WHERE id = ?1", [&id])
-        .unwrap();
+    write_settings(&daemon, &broken, "[]");
     daemon.restart().await;
     assert_eq!(daemon.request(&sound).await, 1);
     assert!(
         daemon.world.machines().contains(&broken),
         "kept for its repair"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_were_unreadable_over_reboots_hold_no_slot_of_another_microvm() {
+    let mut daemon = Daemon::with_image().await;
+    let mut damaged = Vec::new();
+    for _ in 0..2 {
+        let id = daemon.run(json!({})).await;
+        daemon.crash().await;
+        let row = daemon.store.microvm(id.clone()).await.unwrap().unwrap();
+        assert_eq!(row.slot, Some(0));
+        write_settings(&daemon, &id, "[]");
+        damaged.push((id, row.settings.to_string()));
+        daemon.world.reboot();
+        daemon.restart().await;
+    }
+    let sound = daemon.launch(json!({})).await;
+    while daemon.world.slots().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Its slot is not written yet.
+    daemon.crash_and_restart().await;
+    assert_eq!(daemon.request(&sound).await, 1);
+    assert_eq!(daemon.world.slots().len(), 1);
+    daemon.crash().await;
+    for (id, settings) in &damaged {
+        write_settings(&daemon, id, settings);
+    }
+    daemon.restart().await;
+    for (id, _) in &damaged {
+        daemon.terminated(id).await;
+    }
+    assert_eq!(daemon.request(&sound).await, 2);
+    assert_eq!(daemon.world.slots().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

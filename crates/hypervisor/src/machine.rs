@@ -294,6 +294,9 @@ pub trait Vmm: Send + Sync + 'static {
     /// [`VmmError::Gone`] when its process has ended.
     async fn adopt(&self, record: MachineRecord) -> Result<Arc<dyn Machine>, VmmError>;
 
+    /// Whether the process of a machine that an earlier daemon started is still there.
+    fn lives(&self, record: &MachineRecord) -> bool;
+
     /// Ends what an earlier daemon left of a machine that is wanted no more: its process, if it
     /// still runs, and its cgroup. Knows by the record that the process is Colibri's own. Returns
     /// when it is gone; a machine that is gone already is no error.

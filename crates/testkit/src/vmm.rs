@@ -51,6 +51,13 @@ impl SimulatedVmm {
         })
     }
 
+    fn find(&self, record: &MachineRecord) -> Option<Arc<MachineState>> {
+        lock(&self.world.machines)
+            .get(&record.id)
+            .filter(|machine| machine.record() == *record)
+            .cloned()
+    }
+
     fn refuse_second(&self, id: &str, attempted: &str) -> Result<(), VmmError> {
         if lock(&self.world.machines).contains_key(id) {
             let reason = self
@@ -142,14 +149,15 @@ impl Vmm for SimulatedVmm {
             .meet(Operation::AdoptMachine)
             .await
             .or_vmm_error(&record.id, "adopt")?;
-        let found = lock(&self.world.machines)
-            .get(&record.id)
-            .filter(|machine| machine.record() == record)
-            .cloned();
+        let found = self.find(&record);
         self.world.faults.done(Operation::AdoptMachine, hangs).await;
         found
             .map(|state| self.view(state))
             .ok_or(VmmError::Gone { id: record.id })
+    }
+
+    fn lives(&self, record: &MachineRecord) -> bool {
+        self.find(record).is_some()
     }
 
     async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError> {
@@ -159,11 +167,7 @@ impl Vmm for SimulatedVmm {
             .meet(Operation::Discard)
             .await
             .or_vmm_error(&record.id, "discard")?;
-        let found = lock(&self.world.machines)
-            .get(&record.id)
-            .filter(|machine| machine.record() == *record)
-            .cloned();
-        if let Some(machine) = found {
+        if let Some(machine) = self.find(record) {
             self.world.forget(&machine);
             machine.end(ExitCause::Killed);
         }

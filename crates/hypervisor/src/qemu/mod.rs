@@ -274,6 +274,10 @@ impl Vmm for Qemu {
         .await?)
     }
 
+    fn lives(&self, record: &MachineRecord) -> bool {
+        process::start_ticks(record.pid).is_ok_and(|ticks| ticks == record.start_ticks)
+    }
+
     async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError> {
         if let Ok(process) = Process::find(record.pid, record.start_ticks, &record.directory) {
             process.kill();

@@ -188,6 +188,7 @@ async fn an_adopted_machine_goes_on_and_can_do_everything() {
     let reached = session.pass_after(1).await.number;
     let record = machine.record();
     drop((session, machine));
+    assert!(world.qemu.lives(&record));
     let machine = world.qemu.adopt(record.clone()).await.unwrap();
     assert!(machine.is_running().await.unwrap());
     let mut session = Session::open(machine.as_ref()).await;
@@ -197,6 +198,7 @@ async fn an_adopted_machine_goes_on_and_can_do_everything() {
     machine.kill().await.unwrap();
     assert_eq!(machine.exited().await, ExitCause::Killed);
     guest.check_gone(Some(record.pid));
+    assert!(!world.qemu.lives(&record));
     assert!(matches!(
         world.qemu.adopt(record).await,
         Err(VmmError::Gone { .. })

@@ -419,6 +419,10 @@ impl Vmm for Showcase {
         Err(VmmError::Gone { id: record.id })
     }
 
+    fn lives(&self, _record: &MachineRecord) -> bool {
+        false
+    }
+
     async fn discard(&self, _record: &MachineRecord) -> Result<(), VmmError> {
         Ok(())
     }
