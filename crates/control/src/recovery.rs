@@ -121,6 +121,10 @@ async fn remove_leftovers(
     remove_all_but(&shared.settings.microvms(), &live).await
 }
 
+fn is_of_an_ended_process(error: &VmmError) -> bool {
+    matches!(error, VmmError::Ended { .. } | VmmError::Gone { .. })
+}
+
 fn key_of(error: &StoreError) -> Option<String> {
     match error {
         StoreError::CorruptRow { key, .. } => Some(key.clone()),
@@ -364,15 +368,15 @@ impl Actor {
     async fn drop_old_suspension(&mut self) -> Step<()> {
         let machine = self.machine()?;
         let dropped = self
-            .retry(
-                "remove a spent suspension",
-                |_| false,
-                || machine.forget_suspension(),
-            )
+            .retry("remove a spent suspension", is_of_an_ended_process, || {
+                machine.forget_suspension()
+            })
             .await?;
-        dropped.map_err(|error| {
-            Stopped::Failed(self.host_failed("remove the MicroVM's spent suspension", &error))
-        })
+        if let Err(error) = dropped {
+            tracing::warn!(microvm_id = %self.id, error = %chain(&error), "its process ended while it was taken over");
+            return Err(Stopped::Failed("The MicroVM stopped unexpectedly.".into()));
+        }
+        Ok(())
     }
 
     /// Opens the control session of a machine that was taken over: it runs, and a host that has many to take

@@ -59,3 +59,14 @@ async fn a_microvm_that_is_still_being_taken_over_ends_on_request_and_in_time() 
         daemon.assert_nothing_left();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_whose_process_ends_while_it_is_taken_over_has_ended() {
+    let mut daemon = Daemon::with_image().await;
+    let id = daemon.run(json!({})).await;
+    restart_with_failures(&mut daemon, Operation::ForgetSuspension, 1).await;
+    daemon.world.kill_process(&id);
+    let reason = daemon.terminated(&id).await;
+    assert_eq!(reason, "The MicroVM stopped unexpectedly.");
+    daemon.assert_nothing_left();
+}
