@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod delta;
 pub mod machine;
 pub mod manifest;
+mod previous;
 pub mod qemu;
 pub mod snapshot;
 pub mod sparse;

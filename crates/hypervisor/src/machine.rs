@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -302,6 +302,29 @@ pub trait Vmm: Send + Sync + 'static {
     /// when it is gone; a machine that is gone already is no error.
     async fn discard(&self, record: &MachineRecord) -> Result<(), VmmError>;
 
+    /// Checks, to the last byte, the suspension that is kept as the previous one of the suspended machine in
+    /// `directory` ([`Machine::keep_suspension`]), and tells when that fell asleep.
+    ///
+    /// # Errors
+    /// [`VmmError::BadSnapshot`] when there is none or it is damaged, or its base is.
+    async fn previous(
+        &self,
+        directory: &std::path::Path,
+        base: &std::path::Path,
+    ) -> Result<SystemTime, VmmError>;
+
+    /// Has the previous suspension, once checked, take the place of the one in `directory`, which is gone then: for
+    /// a machine without a process whose suspension is damaged. At every moment one of the two is there, whole.
+    /// Tells when it fell asleep.
+    ///
+    /// # Errors
+    /// As [`Vmm::previous`]; the directory is what it was then.
+    async fn go_back(
+        &self,
+        directory: &std::path::Path,
+        base: &std::path::Path,
+    ) -> Result<SystemTime, VmmError>;
+
     /// Ends every VMM process of this driver whose directory lies below `root`, unless `keep` names its
     /// machine or is the last part of its directory's path (a machine that was relocated keeps its own
     /// name): the orphans of a crash between a start and its record.
@@ -366,7 +389,12 @@ pub trait Machine: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Removes the suspension from the machine's directory, if there is one.
+    /// Keeps the suspension in the machine's directory as its previous one, in place of what was kept before: for a
+    /// machine that is stopped, has been found good and is about to go on. Nothing is kept, and what was goes, where
+    /// that would copy more than `most_bytes` of its disk, or that is 0. Tells whether it is kept.
+    async fn keep_suspension(&self, most_bytes: u64) -> Result<bool, VmmError>;
+
+    /// Removes the suspension from the machine's directory, if there is one. The previous one stays.
     async fn forget_suspension(&self) -> Result<(), VmmError>;
 
     /// Ends the process and removes its cgroup and sockets; returns when it is gone. Safe to repeat.

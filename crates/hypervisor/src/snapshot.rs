@@ -181,7 +181,8 @@ fn name(vmm: &VmmDescription) -> String {
     )
 }
 
-fn unreadable(directory: &Path, name: &str, error: io::Error) -> VmmError {
+/// A file of a snapshot that cannot be read; one that is missing makes the snapshot unusable.
+pub(crate) fn unreadable(directory: &Path, name: &str, error: io::Error) -> VmmError {
     if error.kind() == io::ErrorKind::NotFound {
         bad(directory, format!("{name} is missing"))
     } else {

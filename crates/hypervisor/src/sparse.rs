@@ -22,13 +22,17 @@ const BLOCK: usize = 64 * 1024;
 /// # Errors
 /// When the file cannot be read.
 pub fn describe(directory: &Path, name: &str) -> io::Result<FileEntry> {
-    let file = File::open(directory.join(name))?;
+    describe_open(&File::open(directory.join(name))?, name)
+}
+
+/// As [`describe`], of a file that is open.
+pub(crate) fn describe_open(file: &File, name: &str) -> io::Result<FileEntry> {
     let metadata = file.metadata()?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0_u8; BLOCK];
     let block = BLOCK as u64;
     let mut next = 0;
-    for_each_extent(&file, metadata.len(), |start, end| {
+    for_each_extent(file, metadata.len(), |start, end| {
         let mut offset = (start / block * block).max(next);
         while offset < end {
             let length =
@@ -95,7 +99,7 @@ fn punch(file: &File, from: u64, to: u64) -> io::Result<()> {
 }
 
 /// Calls `each` for every extent of data, start and end, ascending.
-fn for_each_extent(
+pub(crate) fn for_each_extent(
     file: &File,
     length: u64,
     mut each: impl FnMut(u64, u64) -> io::Result<()>,

@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::fs::{Advice, fadvise};
 
 use crate::delta::PAGE_SIZE;
+use crate::snapshot::remove_if_there;
 
 /// Its file in a snapshot's directory.
 pub(crate) const WORKING_SET: &str = "working-set";
@@ -33,7 +34,10 @@ pub(crate) fn write(directory: &Path, runs: &[PageRun]) -> io::Result<()> {
     for (first, count) in joined(runs) {
         let _ = writeln!(text, "{first} {count}");
     }
-    fs::write(directory.join(WORKING_SET), text)
+    let path = directory.join(WORKING_SET);
+    // Never in place: the file may have another name, of a suspension that is kept.
+    remove_if_there(&path)?;
+    fs::write(path, text)
 }
 
 /// Has the kernel read what a machine of `base` will need, and its suspension where it has one. Returns

@@ -26,7 +26,10 @@ pub enum Operation {
     Control,
     Freeze,
     Suspend,
+    KeepSuspension,
     ForgetSuspension,
+    Previous,
+    GoBack,
     Kill,
     AcquireSlot,
     AdoptSlot,
@@ -43,7 +46,12 @@ impl Operation {
     fn needs_space(self) -> bool {
         matches!(
             self,
-            Self::Boot | Self::Launch | Self::Freeze | Self::Suspend | Self::Build
+            Self::Boot
+                | Self::Launch
+                | Self::Freeze
+                | Self::Suspend
+                | Self::KeepSuspension
+                | Self::Build
         )
     }
 }

@@ -16,6 +16,7 @@ mod journal;
 mod machine;
 mod network;
 mod points;
+mod previous;
 mod vmm;
 mod world;
 

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::agent;
 use crate::faults::{Operation, lock};
 use crate::guest::GuestMemory;
+use crate::previous;
 use crate::vmm::read_memory;
 use crate::world::WorldState;
 
@@ -340,6 +341,17 @@ impl Machine for SimulatedMachine {
             manifest,
             stopped_micros: 1,
         })
+    }
+
+    async fn keep_suspension(&self, most_bytes: u64) -> Result<bool, VmmError> {
+        let hangs = self
+            .meet(Operation::KeepSuspension, "keep the suspension")
+            .await?;
+        let runs = *self.state.running.borrow();
+        self.forbid("keep", runs, "its guest has run since")?;
+        let is_kept = previous::keep(&self.directory(), most_bytes)?;
+        self.settle(Operation::KeepSuspension, hangs).await;
+        Ok(is_kept)
     }
 
     async fn forget_suspension(&self) -> Result<(), VmmError> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use colibri_hypervisor::machine::VmmError;
@@ -14,6 +15,7 @@ use colibri_hypervisor::{
 use crate::faults::{Operation, lock};
 use crate::guest::GuestMemory;
 use crate::machine::{MEMORY_FILE, MachineState, SimulatedMachine};
+use crate::previous;
 use crate::world::WorldState;
 
 pub(crate) struct SimulatedVmm {
@@ -173,6 +175,34 @@ impl Vmm for SimulatedVmm {
         }
         self.world.faults.done(Operation::Discard, hangs).await;
         Ok(())
+    }
+
+    async fn previous(&self, directory: &Path, base: &Path) -> Result<SystemTime, VmmError> {
+        let faults = &self.world.faults;
+        let met = faults.meet(Operation::Previous).await;
+        let hangs = met.or_vmm_error("*", "check what is kept")?;
+        read_memory(base)?;
+        let suspended_at = previous::check(directory)?;
+        faults.done(Operation::Previous, hangs).await;
+        Ok(suspended_at)
+    }
+
+    async fn go_back(&self, directory: &Path, base: &Path) -> Result<SystemTime, VmmError> {
+        let faults = &self.world.faults;
+        let met = faults.meet(Operation::GoBack).await;
+        let hangs = met.or_vmm_error("*", "go back")?;
+        read_memory(base)?;
+        let suspended_at = previous::check(directory)?;
+        let is_used = lock(&self.world.machines)
+            .values()
+            .any(|machine| machine.directory() == directory);
+        if is_used {
+            self.world
+                .breach(format!("{} is in use and went back", directory.display()));
+        }
+        previous::take(directory)?;
+        faults.done(Operation::GoBack, hangs).await;
+        Ok(suspended_at)
     }
 
     async fn sweep(&self, root: &Path, keep: &[String]) -> Result<Vec<String>, VmmError> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tracing::{debug, warn};
 
 use super::arguments::set;
@@ -63,6 +63,8 @@ pub(super) struct QemuMachine {
     shape: MachineShape,
     has_network: bool,
     root_disk: Mutex<Option<PathBuf>>,
+    /// The record of its previous suspension, while it is written.
+    recording: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     life: watch::Sender<Life>,
     watcher: OnceLock<AbortHandle>,
 }
@@ -129,6 +131,7 @@ impl QemuMachine {
             shape,
             has_network,
             root_disk: Mutex::new(None),
+            recording: tokio::sync::Mutex::default(),
             life: watch::Sender::new(Life::Running),
             watcher: OnceLock::new(),
         });
@@ -190,6 +193,10 @@ impl QemuMachine {
 
     pub(super) fn description(&self) -> &VmmDescription {
         &self.description
+    }
+
+    pub(super) async fn recording(&self) -> tokio::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.recording.lock().await
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -438,6 +445,7 @@ impl Machine for QemuMachine {
 
     async fn suspend(&self) -> Result<Suspension, VmmError> {
         self.base()?;
+        self.previous_recorded().await;
         if self.directory().join(MANIFEST_FILE).exists() {
             // The guest has run since: what it describes is no state that ever was.
             self.forget_suspension().await?;
@@ -478,6 +486,10 @@ impl Machine for QemuMachine {
 
     async fn note_working_set(&self) -> Result<(), VmmError> {
         self.describe_working_set().await
+    }
+
+    async fn keep_suspension(&self, most_bytes: u64) -> Result<bool, VmmError> {
+        self.keep_previous(most_bytes).await
     }
 
     async fn forget_suspension(&self) -> Result<(), VmmError> {

@@ -14,6 +14,7 @@ mod launch;
 mod machine;
 mod memory;
 mod pagemap;
+mod previous;
 mod process;
 mod qmp;
 mod socket;
@@ -24,6 +25,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use rustix::fs::MetadataExt;
@@ -290,6 +292,14 @@ impl Vmm for Qemu {
                 source,
             )
         })
+    }
+
+    async fn previous(&self, directory: &Path, base: &Path) -> Result<SystemTime, VmmError> {
+        self.check_previous(directory, base).await
+    }
+
+    async fn go_back(&self, directory: &Path, base: &Path) -> Result<SystemTime, VmmError> {
+        self.take_previous(directory, base).await
     }
 
     async fn sweep(&self, root: &Path, keep: &[String]) -> Result<Vec<String>, VmmError> {

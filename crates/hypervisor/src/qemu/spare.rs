@@ -16,6 +16,7 @@ use super::launch::{open_devices, open_overlay, read_suspension_ahead};
 use super::machine::QemuMachine;
 use crate::machine::VmmError;
 use crate::manifest::MANIFEST_FILE;
+use crate::previous;
 use crate::snapshot::{
     DEVICES, DISK, MEMORY_BASE, MEMORY_DELTA, read_base, read_suspension, remove_if_there,
 };
@@ -110,5 +111,5 @@ fn link_suspension(from: &Path, to: &Path) -> io::Result<()> {
             other => other?,
         }
     }
-    Ok(())
+    previous::carry(from, to)
 }

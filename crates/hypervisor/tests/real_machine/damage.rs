@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
-use colibri_hypervisor::VmmError;
 use colibri_hypervisor::delta::{self, DeltaWriter, PAGE_SIZE};
+use colibri_hypervisor::{Machine, Vmm, VmmError};
 
-use crate::world::{Session, world};
+use crate::qemu_img_check;
+use crate::world::{Guest, Session, say, world};
 
 /// A file of a snapshot, and what happens to its bytes; `None` removes it.
 type Damage = (&'static str, fn(&[u8]) -> Option<Vec<u8>>);
@@ -86,6 +89,84 @@ async fn a_damaged_or_foreign_suspension_is_refused_and_a_mended_one_goes_on() {
     let mut session = Session::open(machine.as_ref()).await;
     session.pass_after(reached + 2).await;
     machine.kill().await.unwrap();
+}
+
+/// How a suspended machine came to run again, when its suspension was kept.
+#[derive(Debug, Clone, Copy)]
+enum Woken {
+    InItsOwnProcess,
+    FromTheDisk,
+    InASpare,
+}
+
+/// Suspends a machine, wakes it again and keeps what it woke from.
+async fn woken(guest: &Guest<'_>, machine: Arc<dyn Machine>, way: Woken) -> Arc<dyn Machine> {
+    let world = world().await.unwrap();
+    machine.suspend().await.unwrap();
+    let machine = match way {
+        Woken::InItsOwnProcess => machine,
+        Woken::FromTheDisk => {
+            machine.kill().await.unwrap();
+            guest.launch(true).await.unwrap()
+        }
+        Woken::InASpare => {
+            machine.kill().await.unwrap();
+            let spare = world.place(&world.root, "spare").prepare().await.unwrap();
+            spare.take_up(&guest.directory, true).await.unwrap();
+            spare
+        }
+    };
+    let started = Instant::now();
+    assert!(machine.keep_suspension(64 << 20).await.unwrap());
+    say(&format!("{way:?}: kept in {:?}", started.elapsed()));
+    machine.forget_suspension().await.unwrap();
+    machine.resume().await.unwrap();
+    machine
+}
+
+#[tokio::test]
+async fn a_machine_goes_back_to_its_last_good_suspension_with_memory_and_disk_of_that_moment() {
+    let Some(world) = world().await else { return };
+    for way in [Woken::InItsOwnProcess, Woken::FromTheDisk, Woken::InASpare] {
+        let (guest, machine) = world.clone_of_base("returns").await;
+        let mut session = Session::open(machine.as_ref()).await;
+        let before = session.pass_after(2).await.number;
+        drop(session);
+        let machine = woken(&guest, machine, way).await;
+        let mut session = Session::open(machine.as_ref()).await;
+        // It rewrites its memory and its file.
+        let newest = session.pass_after(before + 4).await.number;
+        drop(session);
+        machine.suspend().await.unwrap();
+        machine.kill().await.unwrap();
+        inflict(&guest.directory.join("memory.delta"), flip_middle);
+        let refused = guest.launch(true).await.map(|_| ());
+        assert!(matches!(refused, Err(VmmError::BadSnapshot { .. })));
+        let kept = world
+            .qemu
+            .previous(&guest.directory, &world.base)
+            .await
+            .unwrap();
+        let taken = world
+            .qemu
+            .go_back(&guest.directory, &world.base)
+            .await
+            .unwrap();
+        assert_eq!(kept, taken);
+        let machine = guest.launch(true).await.unwrap();
+        machine.resume().await.unwrap();
+        let mut session = Session::open(machine.as_ref()).await;
+        let first = session.pass_after(before).await.number;
+        assert!(first < newest, "{way:?}: {first}");
+        session.pass_after(first + 2).await;
+        drop(session);
+        machine.suspend().await.unwrap();
+        machine.kill().await.unwrap();
+        qemu_img_check(&guest.directory.join("disk.qcow2"));
+        let nothing = world.qemu.go_back(&guest.directory, &world.base).await;
+        assert!(matches!(nothing, Err(VmmError::BadSnapshot { .. })));
+    }
+    world.check_base();
 }
 
 /// A page that looks like the application's random data.

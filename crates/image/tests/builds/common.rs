@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use colibri_hypervisor::machine::{Architecture, VmmError};
@@ -425,6 +426,14 @@ impl Vmm for Showcase {
 
     async fn discard(&self, _record: &MachineRecord) -> Result<(), VmmError> {
         Ok(())
+    }
+
+    async fn previous(&self, _directory: &Path, _base: &Path) -> Result<SystemTime, VmmError> {
+        unreachable!("nothing was suspended")
+    }
+
+    async fn go_back(&self, _directory: &Path, _base: &Path) -> Result<SystemTime, VmmError> {
+        unreachable!("nothing was suspended")
     }
 
     async fn sweep(&self, _root: &Path, _keep: &[String]) -> Result<Vec<String>, VmmError> {
