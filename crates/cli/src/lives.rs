@@ -18,6 +18,9 @@ pub(crate) fn choose(settings: &Microvms, choices: &mut Choices) -> Result<(), S
         SuspendHookFailure::Terminate => Failure::Terminate,
         SuspendHookFailure::KeepRunning => Failure::KeepRunning,
     };
+    if let Some(mib) = settings.keep_last_good_mib {
+        choices.keep_last_good_mib = mib;
+    }
     Ok(())
 }
 

@@ -180,6 +180,9 @@ pub(crate) struct Microvms {
     pub(crate) idle_signals: Option<String>,
     /// What becomes of a MicroVM whose suspend hook fails.
     pub(crate) suspend_hook_failure: SuspendHookFailure,
+    /// Most of a disk that is copied at a wake to keep the suspension as the last good one, MiB; 64 by default, 0
+    /// keeps none.
+    pub(crate) keep_last_good_mib: Option<u64>,
 }
 
 /// What becomes of a MicroVM whose suspend hook fails.

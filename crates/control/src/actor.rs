@@ -18,7 +18,7 @@ use crate::flow::Stopped;
 use crate::idle::Watched;
 use crate::lease::Lease;
 use crate::ready::Running;
-use crate::registry::{Command, Endpoint, Handle, MAILBOX, Reply, Status};
+use crate::registry::{Command, Endpoint, Handle, IfDamaged, MAILBOX, Reply, Status};
 use crate::roles::KeptCredentials;
 use crate::run::ingress_of;
 use crate::session::Session;
@@ -33,10 +33,18 @@ pub(crate) const WINDOW_OVER: &str = "MicroVM exceeded maximum lifetime";
 pub(crate) struct Intents {
     /// Traffic or a caller wants the machine back.
     pub(crate) wake: bool,
+    /// A caller wants it to go back to its previous suspension, should this one be damaged.
+    pub(crate) go_back: bool,
     /// Callers who want a running machine suspended that is not being served yet.
     pub(crate) suspend: Vec<Reply>,
     /// Callers who want a suspended machine back whose kept process is just being given up.
     pub(crate) resume: Vec<Reply>,
+}
+
+impl Intents {
+    pub(crate) fn go_back_if(&mut self, if_damaged: IfDamaged) {
+        self.go_back |= if_damaged == IfDamaged::GoBack;
+    }
 }
 
 /// One MicroVM.
@@ -83,6 +91,8 @@ pub(crate) struct Actor {
     told: Phase,
     /// Why it ends, once it does.
     pub(crate) end_reason: Option<String>,
+    /// That it went back to an earlier suspension, in words for its owner, until it runs.
+    pub(crate) went_back: Option<String>,
     /// The guest of a machine that was taken over runs already.
     pub(crate) guest_runs: bool,
     /// Size of the memory in the suspension that was just written, bytes.
@@ -188,6 +198,7 @@ impl Actor {
             requested: None,
             told: row.phase,
             end_reason: None,
+            went_back: None,
             guest_runs: false,
             delta_bytes: None,
             leave: None,
@@ -299,7 +310,8 @@ impl Actor {
         tokio::select! {
             biased;
             Some(command) = self.mailbox.recv() => match command {
-                Command::Resume(reply) => {
+                Command::Resume(reply, if_damaged) => {
+                    self.intents.go_back_if(if_damaged);
                     self.requested.clone_from(&reply.cause);
                     self.begin_resume().await;
                     // Whoever asked may have gone.
@@ -369,7 +381,7 @@ impl Actor {
             return;
         }
         self.told = self.phase;
-        let reason = self.end_reason.clone();
+        let reason = self.end_reason.clone().or_else(|| self.went_back.clone());
         let image = (self.image_name.as_str(), self.version);
         self.shared
             .tell_of_microvm(&self.id, image, self.phase, reason, self.cause.clone());

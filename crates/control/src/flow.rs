@@ -128,11 +128,15 @@ impl Actor {
                     phase => Err(WrongPhase(phase)),
                 });
             }
-            Command::Resume(reply) if self.phase == Phase::Suspended => {
+            Command::Resume(reply, if_damaged) if self.phase == Phase::Suspended => {
                 self.intents.wake = true;
+                self.intents.go_back_if(if_damaged);
                 self.intents.resume.push(reply);
             }
-            Command::Resume(reply) => {
+            Command::Resume(reply, if_damaged) => {
+                if self.phase == Phase::Resuming {
+                    self.intents.go_back_if(if_damaged);
+                }
                 let _ = reply.send(match self.phase {
                     Phase::Running | Phase::Resuming | Phase::Continuing => Ok(()),
                     Phase::Suspending | Phase::Captured => {

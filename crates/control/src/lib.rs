@@ -71,6 +71,7 @@ mod open_work;
 mod output;
 mod pool;
 mod pooled;
+mod previous;
 mod provision;
 mod ready;
 mod recording;
@@ -106,7 +107,7 @@ pub use host_memory::{HostMemory, host_memory_mib};
 pub use idle::{IdleSignals, UnknownSignal};
 pub use output::LogSink;
 pub use ready::{NotReady, PortFailure, ReadyMachine};
-pub use registry::Endpoint;
+pub use registry::{Endpoint, IfDamaged};
 pub use roles::{PassedRole, RoleKeys};
 pub use settings::{
     Arm64Requests, EndpointForm, HotSettings, MEMORY_OVERCOMMIT, PoolSettings, Settings,

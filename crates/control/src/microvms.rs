@@ -24,7 +24,7 @@ use crate::control::{Control, Shared};
 use crate::documents::{self, LaunchSettings};
 use crate::failure::store_failed;
 use crate::lists;
-use crate::registry::{Command, Handle, Reply, WrongPhase};
+use crate::registry::{Command, Handle, IfDamaged, Reply, WrongPhase};
 
 /// Bound of an actor's answer: it answers between steps, and a step is a driver's call.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
@@ -187,8 +187,22 @@ impl Control {
     /// # Errors
     /// As the operation's.
     pub async fn resume_microvm(&self, request: ResumeMicrovmRequest) -> Result<(), ApiError> {
-        self.ask(&request.microvm_identifier, "resumed", Command::Resume)
-            .await
+        self.resume_or_go_back(request, IfDamaged::Refuse).await
+    }
+
+    /// As [`Control::resume_microvm`], with a word on what to do when the MicroVM's suspension is damaged.
+    ///
+    /// # Errors
+    /// As the operation's.
+    pub async fn resume_or_go_back(
+        &self,
+        request: ResumeMicrovmRequest,
+        if_damaged: IfDamaged,
+    ) -> Result<(), ApiError> {
+        self.ask(&request.microvm_identifier, "resumed", |reply| {
+            Command::Resume(reply, if_damaged)
+        })
+        .await
     }
 
     /// `TerminateMicrovm`: returns when the MicroVM is `TERMINATING` or `TERMINATED`.

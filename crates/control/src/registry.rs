@@ -27,10 +27,21 @@ pub struct Endpoint {
     pub memory_mib: u32,
 }
 
+/// What a resume does when it finds the MicroVM's suspension damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IfDamaged {
+    /// The MicroVM stays suspended, with a reason that says what can be done.
+    #[default]
+    Refuse,
+    /// It goes back to the suspension that it woke from last, where that is kept and whole: what it did since is
+    /// lost.
+    GoBack,
+}
+
 /// What an actor is asked.
 pub(crate) enum Command {
     Suspend(Reply),
-    Resume(Reply),
+    Resume(Reply, IfDamaged),
     Terminate(Reply),
 }
 

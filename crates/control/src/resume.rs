@@ -50,6 +50,7 @@ impl Actor {
             Err(NotContinued::Stopped(stopped)) => self.stopped(stopped).await,
             Err(NotContinued::StaysSuspended(reason)) => self.stay_suspended(reason).await,
         }
+        self.intents.go_back = false;
     }
 
     async fn try_resume(&mut self) -> Result<(), NotContinued> {
@@ -67,12 +68,37 @@ impl Actor {
             self.start_machine(true).await
         };
         if let Err(failure) = started {
-            return Err(self.resume_failed(&failure));
+            self.go_back_or_stay(&failure).await?;
         }
         self.unless_ending()?;
-        // From here on the guest may have run: its suspension is void.
-        let transition = self.machine_recorded(Transition::to(Phase::Continuing));
-        Ok(self.enter(Phase::Continuing, transition).await?)
+        // From here on the guest may have run: its suspension is void, but for what is kept of it meanwhile.
+        let transition = self
+            .machine_recorded(Transition::to(Phase::Continuing))
+            .reason(self.went_back.clone());
+        let keeping = self.keeping_suspension();
+        let (entered, ()) = tokio::join!(self.enter(Phase::Continuing, transition), keeping);
+        Ok(entered?)
+    }
+
+    /// A suspension that is damaged: another way back is told of, or taken where somebody asked for it.
+    async fn go_back_or_stay(&mut self, failure: &LaunchFailure) -> Result<(), NotContinued> {
+        if !self.is_damaged(failure) {
+            return Err(self.resume_failed(failure));
+        }
+        tracing::warn!(microvm_id = %self.id, error = %chain(failure), "its suspension is damaged");
+        // What a failed start took is given back, for the next one takes it again.
+        self.let_go().await;
+        if !self.intents.go_back {
+            let offer = self.offer_of_previous(failure).await;
+            return Err(NotContinued::StaysSuspended(offer));
+        }
+        self.go_back(failure)
+            .await
+            .map_err(NotContinued::StaysSuspended)?;
+        self.unless_ending()?;
+        self.start_machine(true)
+            .await
+            .map_err(|failure| self.resume_failed(&failure))
     }
 
     /// Whether the process that wrote the suspension was kept and is still good; otherwise the suspension on
@@ -130,7 +156,8 @@ impl Actor {
     /// frozen on. Only its window, its lifetime and its owner end it.
     fn resume_failed(&self, failure: &LaunchFailure) -> NotContinued {
         tracing::warn!(microvm_id = %self.id, error = %chain(failure), "could not resume");
-        NotContinued::StaysSuspended(failure.for_owner())
+        let went_back = self.went_back.as_ref().map(|told| format!("{told} "));
+        NotContinued::StaysSuspended(went_back.unwrap_or_default() + &failure.for_owner())
     }
 
     async fn stay_suspended(&mut self, reason: String) {
@@ -173,10 +200,12 @@ impl Actor {
         self.enter(
             Phase::Running,
             Transition::to(Phase::Running)
-                .reason(None)
+                .reason(self.went_back.clone())
                 .suspended_at(None),
         )
-        .await
+        .await?;
+        self.went_back = None;
+        Ok(())
     }
 
     fn dropping_suspension(&self) -> impl Future<Output = Result<(), VmmError>> + use<> {

@@ -105,6 +105,9 @@ pub struct Settings {
     pub idle_signals: IdleSignals,
     /// What becomes of a MicroVM whose `/suspend` hook fails.
     pub suspend_hook_failure: SuspendHookFailure,
+    /// Most of a suspended MicroVM's disk that is copied at its wake, so that the suspension is kept as its last good
+    /// one, MiB; 0 keeps none.
+    pub keep_last_good_mib: u64,
     /// Time between an application's stop signal and its kill.
     pub stop_grace: Duration,
     /// Most requests that wait for one MicroVM to become ready.
@@ -264,6 +267,7 @@ impl Settings {
             lifetime: LifetimeBound::default(),
             idle_signals: IdleSignals::default(),
             suspend_hook_failure: SuspendHookFailure::default(),
+            keep_last_good_mib: 64,
             stop_grace: Duration::from_secs(1),
             max_waiting: 1024,
             ready_bound: Duration::from_secs(60),

@@ -12,9 +12,9 @@ use aws_sigv4::http_request::{
     SignableBody, SignableRequest, SigningParams, SigningSettings, sign,
 };
 use aws_sigv4::sign::v4;
-use http::HeaderMap;
 use http::header::{DATE, HOST};
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::format_description::well_known::Rfc2822;
@@ -30,6 +30,8 @@ use crate::rejection::Rejection;
 const AMZ_DATE: &str = "x-amz-date";
 const AMZ_CONTENT_SHA256: &str = "x-amz-content-sha256";
 const AMZ_SECURITY_TOKEN: &str = "x-amz-security-token";
+/// How the names of headers begin that say what the service knows nothing of.
+const EXTENSIONS: &str = "x-colibri-";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
 /// How far a request's clock may be from this one's, either way.
@@ -204,9 +206,9 @@ fn covers_what_it_must(
     if !authorization.signed_headers.iter().all(there) {
         return Err(Rejection::Mismatch);
     }
-    let needed = [AMZ_CONTENT_SHA256, AMZ_SECURITY_TOKEN]
-        .into_iter()
-        .filter(|name| headers.contains_key(*name));
+    let needed = headers.keys().map(HeaderName::as_str).filter(|name| {
+        [AMZ_CONTENT_SHA256, AMZ_SECURITY_TOKEN].contains(name) || name.starts_with(EXTENSIONS)
+    });
     for name in [HOST.as_str()].into_iter().chain(needed) {
         if !authorization.signs(name) {
             return Err(incomplete(&format!(

@@ -168,6 +168,21 @@ fn the_place_of_an_encoded_colon_matters_and_so_does_an_added_value_of_a_signed_
 }
 
 #[test]
+fn a_header_that_says_what_only_this_service_knows_must_be_signed() {
+    let mut slipped_in = case("json body");
+    slipped_in
+        .headers
+        .push(("x-colibri-if-damaged".to_owned(), "previous".to_owned()));
+    let rejection = check(&slipped_in).expect_err("it is not signed");
+    assert!(
+        rejection
+            .to_string()
+            .contains("'x-colibri-if-damaged' must be"),
+        "{rejection}"
+    );
+}
+
+#[test]
 fn order_of_the_query_does_not_matter_but_its_values_do() {
     let mut reordered = case("repeated query keys");
     reordered.target = reordered

@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, Response};
 use serde_json::{Map, Value, json};
 
 use crate::answer::AnswerBody;
+use crate::extension::IF_DAMAGED;
 
 /// Characters of a client's own words that are kept.
 const MAX_WORDS: usize = 512;
@@ -105,6 +106,11 @@ impl Call {
         route.operation().name().clone_into(&mut self.name);
         self.category = category(route.operation());
         self.parameters = recordable::parameters(&route, parts.uri.query(), body, HIDDEN);
+        let said = parts.headers.get(IF_DAMAGED);
+        if let (Some(Value::Object(parameters)), Some(said)) = (&mut self.parameters, said) {
+            let said = shortened(&String::from_utf8_lossy(said.as_bytes()));
+            parameters.insert(IF_DAMAGED.to_owned(), Value::String(said));
+        }
     }
 
     fn of_logs(&mut self, parts: &Parts, body: &[u8]) {

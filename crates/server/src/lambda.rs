@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use colibri_audit::record::HIDDEN;
-use colibri_control::{Control, on_behalf_of};
+use colibri_control::{Control, IfDamaged, on_behalf_of};
 use colibri_wire::{ApiError, Operation, Reply, Request, Route, recordable};
 use http::Response;
 use http::request::Parts;
@@ -14,6 +14,7 @@ use tracing::{error, info};
 use crate::answer::{AnswerBody, answer};
 use crate::audit::tell;
 use crate::authorization::{Caller, lambda as rules};
+use crate::extension;
 use crate::rates::Throttle;
 
 /// Answers one call.
@@ -38,7 +39,10 @@ pub(crate) async fn answer_operation(
     };
     let outcome = match request {
         Ok(request) => match rules::authorize(caller, control, &request).await {
-            Ok(()) => on_behalf_of(request_id.to_owned(), perform(control, request)).await,
+            Ok(()) => {
+                let performed = perform(control, request, extension::if_damaged(&parts.headers));
+                on_behalf_of(request_id.to_owned(), performed).await
+            }
             Err(error) => Err(error),
         },
         Err(error) => Err(error),
@@ -77,7 +81,11 @@ pub(crate) async fn answer_operation(
 }
 
 /// Each operation by its method of the same name.
-async fn perform(control: &Arc<Control>, request: Request) -> Result<Reply, ApiError> {
+async fn perform(
+    control: &Arc<Control>,
+    request: Request,
+    if_damaged: Result<IfDamaged, ApiError>,
+) -> Result<Reply, ApiError> {
     let operation = request.operation();
     macro_rules! output {
         ($method:ident($request:ident)) => {
@@ -112,7 +120,10 @@ async fn perform(control: &Arc<Control>, request: Request) -> Result<Reply, ApiE
         Request::GetMicrovm(r) => output!(get_microvm(r)),
         Request::ListMicrovms(r) => output!(list_microvms(r)),
         Request::SuspendMicrovm(r) => nothing!(suspend_microvm(r)),
-        Request::ResumeMicrovm(r) => nothing!(resume_microvm(r)),
+        Request::ResumeMicrovm(r) => {
+            let resumed = control.resume_or_go_back(r, if_damaged?).await;
+            resumed.map(|()| Reply::empty(operation))
+        }
         Request::TerminateMicrovm(r) => nothing!(terminate_microvm(r)),
         Request::CreateMicrovmAuthToken(r) => output!(create_microvm_auth_token(r)),
         Request::CreateMicrovmShellAuthToken(r) => output!(create_microvm_shell_auth_token(r)),

@@ -8,6 +8,7 @@
 mod answer;
 mod audit;
 mod authorization;
+mod extension;
 mod front;
 mod idle;
 mod lambda;

@@ -296,6 +296,21 @@ impl Daemon {
             .await
     }
 
+    /// As `resume`, back to the previous suspension where the last is damaged.
+    pub(crate) async fn go_back(&self, id: &str) -> Result<(), colibri_wire::ApiError> {
+        let request = serde_json::from_value(json!({ "microvmIdentifier": id })).unwrap();
+        let control = &self.control;
+        control
+            .resume_or_go_back(request, colibri_control::IfDamaged::GoBack)
+            .await
+    }
+
+    /// What a failing disk does to the memory of a suspension.
+    pub(crate) fn damage(&self, id: &str) {
+        let file = self.settings.microvm_directory(id).join("memory.delta");
+        std::fs::write(file, b"damaged").unwrap();
+    }
+
     pub(crate) async fn terminate(&self, id: &str) -> Result<(), colibri_wire::ApiError> {
         self.control
             .terminate_microvm(serde_json::from_value(json!({ "microvmIdentifier": id })).unwrap())

@@ -188,6 +188,13 @@ impl Trial {
         .await
     }
 
+    pub(crate) async fn go_back(&mut self, id: &str) -> Outcome<()> {
+        self.ask("ResumeMicrovm", async |daemon: &Daemon| {
+            daemon.go_back(id).await
+        })
+        .await
+    }
+
     pub(crate) async fn terminate(&mut self, id: &str) -> Outcome<()> {
         self.ask("TerminateMicrovm", async |daemon: &Daemon| {
             daemon.terminate(id).await

@@ -8,7 +8,7 @@ use colibri_wire::ApiError;
 use colibri_wire::shape::microvm::MicrovmState;
 use serde_json::{Value, json};
 
-use crate::common::trial::{Outcome, Trial, Trouble, holds};
+use crate::common::trial::{Outcome, Trial, Trouble, holds, violation};
 use crate::common::{Daemon, IMAGE, all_hooks};
 
 macro_rules! scenarios {
@@ -34,6 +34,8 @@ scenarios!(
     Resume,
     ResumeKept,
     ResumeByTraffic,
+    ResumeDamaged,
+    GoBack,
     TerminateLaunching,
     TerminateRunning,
     TerminateSuspending,
@@ -140,6 +142,7 @@ impl Scenario {
             | Self::TerminateSuspended
             | Self::TerminateKept
             | Self::TerminateResuming => asleep(trial, patient()).await,
+            Self::ResumeDamaged | Self::GoBack => damaged(trial).await,
             Self::Suspend
             | Self::SuspendAndKeep
             | Self::SuspendCancelled
@@ -199,6 +202,13 @@ impl Scenario {
                 trial.reaches(id, Running).await
             }
             Self::ResumeByTraffic => trial.request(id).await,
+            Self::ResumeDamaged => {
+                trial.resume(id).await?;
+                let refused = trial.reaches(id, Suspended).await;
+                went_back(trial, id).await?;
+                refused
+            }
+            Self::GoBack => went_back(trial, id).await,
             Self::TerminateLaunching => {
                 let id = trial.launch("token", patient()).await?;
                 end(trial, &id).await
@@ -273,6 +283,32 @@ async fn asleep(trial: &mut Trial, more: Value) -> Outcome<String> {
     trial.suspend(&id).await?;
     trial.reaches(&id, MicrovmState::Suspended).await?;
     Ok(id)
+}
+
+/// One whose last suspension is damaged, and which the one before brings back as it was two requests ago.
+async fn damaged(trial: &mut Trial) -> Outcome<String> {
+    let id = asleep(trial, patient()).await?;
+    trial.request(&id).await?;
+    trial.request(&id).await?;
+    trial.suspend(&id).await?;
+    trial.reaches(&id, MicrovmState::Suspended).await?;
+    trial.daemon.damage(&id);
+    trial.served.insert(id.clone(), 1);
+    Ok(id)
+}
+
+/// Asked as often as it takes: a daemon that is killed forgets that it was to go back.
+async fn went_back(trial: &mut Trial, id: &str) -> Outcome<()> {
+    for _ in 0..4 {
+        trial.go_back(id).await?;
+        let state = trial.stable(id).await?;
+        if state == MicrovmState::Running {
+            trial.request(id).await?;
+            let served = trial.served.get(id).copied();
+            return holds(served == Some(2), || format!("{id} answered {served:?}"));
+        }
+    }
+    violation(format!("{id} does not go back"))
 }
 
 /// MicroVMs in every state that lasts, and a build under way.
