@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::arguments::{fd, reopened};
 use super::machine::QemuMachine;
 use super::memory::GuestMemory;
-use crate::machine::VmmError;
+use crate::machine::{Machine, Suspension, VmmError};
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, SuspensionManifest};
 use crate::snapshot::{
     DEVICES, DEVICES_NEXT, DISK, MEMORY_BASE, MEMORY_DELTA, ROOT_DISK, bad, read_base,
@@ -72,6 +72,44 @@ impl QemuMachine {
                 Err(bad(&directory, format!("{MEMORY_DELTA} is missing")))
             }
             Err(source) => Err(self.io("put its memory in place", source)),
+        }
+    }
+
+    /// Stops the machine and writes its suspension; on an error it runs again, and nothing is left of that.
+    pub(super) async fn write_suspension(&self) -> Result<Suspension, VmmError> {
+        self.base()?;
+        self.previous_recorded().await;
+        if self.directory().join(MANIFEST_FILE).exists() {
+            // The guest has run since: what it describes is no state that ever was.
+            self.forget_suspension().await?;
+        }
+        let id = &self.record_ref().id;
+        let preparation = self.prepare_capture().await?;
+        let stopped = Instant::now();
+        if let Err(error) = self.pause().await {
+            // It may have been carried out all the same, too late for an answer.
+            if let Err(error) = self.resume().await {
+                warn!(id, %error, "could not let a machine go on that could not be stopped");
+            }
+            return Err(error);
+        }
+        match self.capture(preparation).await {
+            Ok((manifest, captured)) => {
+                let stopped_micros =
+                    u64::try_from((captured - stopped).as_micros()).unwrap_or(u64::MAX);
+                debug!(id, pages = manifest.pages, stopped_micros, "suspended");
+                Ok(Suspension {
+                    manifest,
+                    stopped_micros,
+                })
+            }
+            Err(error) => {
+                if let Err(cleanup) = self.drop_suspension().await {
+                    warn!(id, %cleanup, "what a failed suspend wrote was not removed");
+                }
+                self.resume().await?;
+                Err(error)
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::arguments::set;
 use super::capture::{blocking, gather};
@@ -23,7 +23,7 @@ use crate::machine::{
     ControlStream, ExitCause, Machine, MachineRecord, MachineShape, Suspension, VmmDescription,
     VmmError,
 };
-use crate::manifest::{BaseManifest, FORMAT_VERSION, MANIFEST_FILE};
+use crate::manifest::{BaseManifest, FORMAT_VERSION};
 use crate::snapshot::{DEVICES, DISK, EMPTY_OVERLAY, MEMORY_BASE, ROOT_DISK, write_manifest};
 use crate::sparse;
 
@@ -444,43 +444,12 @@ impl Machine for QemuMachine {
     }
 
     async fn suspend(&self) -> Result<Suspension, VmmError> {
-        self.base()?;
-        self.previous_recorded().await;
-        if self.directory().join(MANIFEST_FILE).exists() {
-            // The guest has run since: what it describes is no state that ever was.
-            self.forget_suspension().await?;
-        }
-        let preparation = self.prepare_capture().await?;
-        let stopped = Instant::now();
-        if let Err(error) = self.pause().await {
-            // It may have been carried out all the same, too late for an answer.
-            if let Err(error) = self.resume().await {
-                warn!(id = self.record.id, %error, "could not let a machine go on that could not be stopped");
+        match self.write_suspension().await {
+            // This one is worth more than the one before.
+            Err(VmmError::StorageFull { .. }) if self.give_up_previous().await => {
+                self.write_suspension().await
             }
-            return Err(error);
-        }
-        match self.capture(preparation).await {
-            Ok((manifest, captured)) => {
-                let stopped_micros =
-                    u64::try_from((captured - stopped).as_micros()).unwrap_or(u64::MAX);
-                debug!(
-                    id = self.record.id,
-                    pages = manifest.pages,
-                    stopped_micros,
-                    "suspended"
-                );
-                Ok(Suspension {
-                    manifest,
-                    stopped_micros,
-                })
-            }
-            Err(error) => {
-                if let Err(cleanup) = self.drop_suspension().await {
-                    warn!(id = self.record.id, %cleanup, "what a failed suspend wrote was not removed");
-                }
-                self.resume().await?;
-                Err(error)
-            }
+            outcome => outcome,
         }
     }
 

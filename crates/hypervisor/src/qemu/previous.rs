@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Qemu;
 use super::capture::blocking;
@@ -78,5 +78,20 @@ impl QemuMachine {
             // One that failed has said so.
             let _ = recording.await;
         }
+    }
+
+    /// Removes what is kept of this machine, for want of room; true when that made some.
+    pub(super) async fn give_up_previous(&self) -> bool {
+        let directory = self.directory();
+        let was_there = blocking(move || previous::forget(&directory)).await;
+        let made_room = was_there.unwrap_or(false);
+        if made_room {
+            let id = &self.record_ref().id;
+            info!(
+                id,
+                "gave up its previous suspension, for want of room for the next"
+            );
+        }
+        made_room
     }
 }
