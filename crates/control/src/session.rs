@@ -37,9 +37,8 @@ const CLOCK_ATTEMPTS: u32 = 5;
 /// Pause before a lost session is opened again: the process may be ending, or the guest playing games.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
 /// How long an agent has to take a session up before it is opened anew; twice as long each time, within the bound.
-/// Seen twice in hundreds of wakes: a session that nobody took up. What fits is QEMU's port, which a word that the
-/// guest says while an earlier session's socket closes can leave throttled until it is closed once more
-/// (`hw/char/virtio-console.c`, `flush_buf`). A session that is opened anew costs the agent nothing.
+/// What made a guest deaf to a session is known and kept from happening (hypervisor: `qemu/control_port.rs`); a
+/// session that is opened anew costs the agent nothing, and heals a port that was left throttled all the same.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// Bound of closing a session: two aborted tasks drop a stream.
 const CLOSE_BOUND: Duration = Duration::from_secs(5);

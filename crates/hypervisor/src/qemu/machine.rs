@@ -15,9 +15,10 @@ use tracing::warn;
 use super::arguments::set;
 use super::capture::{blocking, gather};
 use super::console::Console;
+use super::control_port::ControlPort;
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
-use super::{CONTROL_SOCKET, Installation, QMP_SOCKET, disk, remove_sockets, socket};
+use super::{Installation, QMP_SOCKET, disk, remove_sockets};
 use crate::cgroup::Cgroup;
 use crate::machine::{
     ControlStream, ExitCause, Machine, MachineRecord, MachineShape, Suspension, VmmDescription,
@@ -56,6 +57,7 @@ pub(super) struct QemuMachine {
     process: Arc<Process>,
     qmp: Arc<Qmp>,
     console: Arc<Console>,
+    control_port: ControlPort,
     /// Whether the guest is meant to run. Held while that changes.
     meant_to_run: Arc<tokio::sync::Mutex<bool>>,
     cgroup: Cgroup,
@@ -123,6 +125,7 @@ impl QemuMachine {
             process: Arc::new(process),
             qmp: Arc::new(qmp),
             console: Arc::default(),
+            control_port: ControlPort::default(),
             meant_to_run: Arc::new(tokio::sync::Mutex::new(
                 waits_for_space || status == "running",
             )),
@@ -358,6 +361,7 @@ impl Machine for QemuMachine {
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
+        self.control_port.closed().await;
         let mut meant_to_run = self.meant_to_run.lock().await;
         self.execute("stop", "stop", json!({})).await?;
         *meant_to_run = false;
@@ -383,8 +387,8 @@ impl Machine for QemuMachine {
     }
 
     async fn control(&self) -> Result<Box<dyn ControlStream>, VmmError> {
-        let stream = socket::connect(&self.directory(), CONTROL_SOCKET).await;
-        Ok(Box::new(stream.map_err(|source| {
+        let end = self.control_port.open(&self.directory()).await;
+        Ok(Box::new(end.map_err(|source| {
             self.io("open its control channel", source)
         })?))
     }

@@ -8,6 +8,7 @@ mod arguments;
 mod capture;
 mod code_buffer;
 mod console;
+mod control_port;
 mod disk;
 mod installation;
 mod launch;

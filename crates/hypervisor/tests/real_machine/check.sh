@@ -9,6 +9,7 @@ while :; do
     case "$(hostname)" in
     power-off) echo o >/proc/sysrq-trigger; sleep 60 ;;
     panic) echo c >/proc/sysrq-trigger ;;
+    chatty) while :; do echo abcdefghijklmnopqrstuvwxyz; done ;;
     esac
     if [ "$pass" -gt 0 ]; then
         [ "$(sum /dev/shm/block)" = "$memory" ] || echo "FAIL memory of pass $pass;"

@@ -6,6 +6,7 @@
 
 mod confinement;
 mod damage;
+mod sessions;
 mod spares;
 mod world;
 
