@@ -1,5 +1,5 @@
-//! Thousands of short lives at random: calls, traffic, time, deaths, kills, reboots, full disks and damaged
-//! rows, in any order and at once. When all has come to rest, everything that must hold is checked.
+//! Thousands of short lives at random: calls, traffic, time, deaths, kills, reboots, full disks, damaged rows
+//! and damaged suspensions, in any order and at once. When all has come to rest, everything that must hold is checked.
 //!
 //! `COLIBRI_INTERLEAVINGS=20000` plays more of them, `COLIBRI_SEED=123` one alone.
 #![allow(clippy::unwrap_used, reason = "a test ends where a step fails")]
@@ -9,12 +9,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use colibri_control::Settings;
+use colibri_control::{IfDamaged, Settings};
 use colibri_testkit::Strike;
 use common::invariants::{Known, check};
 use common::trial::{Template, Trial, Trouble, runtime};
@@ -27,6 +28,8 @@ use tokio::time::sleep;
 
 /// Lives that are played when nobody says how many.
 const LIVES: u64 = if cfg!(debug_assertions) { 200 } else { 1000 };
+/// What is left of a suspension's memory that rotted.
+const ROTTEN: &[u8] = b"rotten";
 /// Most MicroVMs of a life.
 const MOST: usize = 3;
 
@@ -39,6 +42,8 @@ struct Life {
     loose: JoinSet<()>,
     /// Rows that were damaged, with what they held.
     damaged: BTreeMap<String, String>,
+    /// Memory of suspensions that were damaged, as it was.
+    rotten: BTreeMap<String, Vec<u8>>,
     /// What happened, for who has to understand it.
     course: Arc<Mutex<Vec<String>>>,
 }
@@ -60,10 +65,12 @@ enum Step {
     FillDisk,
     FreeDisk,
     DamageRow,
+    DamageSuspension,
+    GoBack,
 }
 
 /// Every step as often as it stands here.
-const STEPS: [Step; 27] = [
+const STEPS: [Step; 30] = [
     Step::Run,
     Step::Run,
     Step::Run,
@@ -91,6 +98,9 @@ const STEPS: [Step; 27] = [
     Step::FillDisk,
     Step::FreeDisk,
     Step::DamageRow,
+    Step::DamageSuspension,
+    Step::GoBack,
+    Step::GoBack,
 ];
 
 fn settings(seed: u64, settings: &mut Settings) {
@@ -144,7 +154,7 @@ impl Life {
                 self.ids.extend(Self::fine(launched)?);
             }
             Step::Run => {}
-            Step::Suspend | Step::Resume | Step::Terminate | Step::Traffic => {
+            Step::Suspend | Step::Resume | Step::Terminate | Step::Traffic | Step::GoBack => {
                 if let Some(id) = self.any_id() {
                     self.ask(step, id).await;
                 }
@@ -195,6 +205,12 @@ impl Life {
                     self.damage(id).await;
                 }
             }
+            Step::DamageSuspension => {
+                if let Some(id) = self.any_id() {
+                    self.sleep_twice(&id).await;
+                    self.rot(id);
+                }
+            }
         }
         Ok(())
     }
@@ -207,6 +223,7 @@ impl Life {
                 Step::Suspend => drop(daemon.suspend(&id).await),
                 Step::Resume => drop(daemon.resume(&id).await),
                 Step::Terminate => drop(daemon.terminate(&id).await),
+                Step::GoBack => drop(daemon.go_back(&id).await),
                 _ => traffic(&daemon.control, &id).await,
             }
         };
@@ -221,6 +238,13 @@ impl Life {
                 Step::Suspend => drop(control.suspend_microvm(of(request)).await),
                 Step::Resume => drop(control.resume_microvm(of(request)).await),
                 Step::Terminate => drop(control.terminate_microvm(of(request)).await),
+                Step::GoBack => {
+                    drop(
+                        control
+                            .resume_or_go_back(of(request), IfDamaged::GoBack)
+                            .await,
+                    );
+                }
                 _ => traffic(&control, &id).await,
             }
         });
@@ -240,6 +264,35 @@ impl Life {
         self.trial.kill().await;
     }
 
+    /// Has a MicroVM sleep, with one suspension before its last, unless something comes in between.
+    async fn sleep_twice(&mut self, id: &str) {
+        let sleeps = async |daemon: &Daemon| {
+            for _ in 0..2 {
+                traffic(&daemon.control, id).await;
+                drop(daemon.suspend(id).await);
+                sleep(Duration::from_secs(5)).await;
+            }
+        };
+        self.trial.call(sleeps).await;
+    }
+
+    /// The memory of a suspension rots on the disk. What it goes back to may have forgotten any request.
+    fn rot(&mut self, id: String) {
+        let memory = self.memory_of(&id);
+        if let Ok(good) = std::fs::read(&memory)
+            && good != ROTTEN
+        {
+            std::fs::write(memory, ROTTEN).unwrap();
+            self.trial.served.insert(id.clone(), 0);
+            self.rotten.insert(id, good);
+        }
+    }
+
+    fn memory_of(&self, id: &str) -> PathBuf {
+        let directory = self.trial.daemon.settings.microvm_directory(id);
+        directory.join("memory.delta")
+    }
+
     fn write(&self, id: &str, settings: &str) {
         let path = self.trial.daemon.directory().join("state.db");
         let database = rusqlite::Connection::open(path).unwrap();
@@ -247,8 +300,14 @@ impl Life {
         database.execute(statement, [id, settings]).unwrap();
     }
 
-    /// What the operator does: frees the disk, mends the rows, starts the daemon again.
+    /// What the operator does: frees the disk, mends the files and the rows, starts the daemon again.
     async fn mend(&mut self) {
+        for (id, good) in std::mem::take(&mut self.rotten) {
+            // It may have gone back, and slept again.
+            if std::fs::read(self.memory_of(&id)).is_ok_and(|found| found == ROTTEN) {
+                std::fs::write(self.memory_of(&id), good).unwrap();
+            }
+        }
         self.trial.daemon.world.points().forget();
         self.trial.daemon.world.points().fill_disk(false);
         if self.damaged.is_empty() {
@@ -301,6 +360,7 @@ impl Ground {
             ids: Vec::new(),
             loose: JoinSet::new(),
             damaged: BTreeMap::new(),
+            rotten: BTreeMap::new(),
             course,
         };
         for _ in 0..life.random.random_range(3..=25) {
