@@ -3,6 +3,7 @@ internet answers through NAT. The internet here is a namespace of the test's own
 
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,6 +20,8 @@ SERVER = (
     f"silent = socket.create_server(('{INTERNET}', 81));"
     f"http.server.HTTPServer(('{INTERNET}', 80), http.server.SimpleHTTPRequestHandler).serve_forever()"
 )
+# More than the other tests need.
+ENDPOINT_LIMITS = "[quotas.endpoints]\n512 = { connections = 2, requests_per_second = 25 }\n"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def internet():
 @pytest.fixture(scope="module")
 def guests(tmp_path_factory, internet):
     names = NameServer(INTERNET)
-    settings = f'[network]\ndns_upstreams = ["127.0.0.1:{names.port}"]\n'
+    settings = f'[network]\ndns_upstreams = ["127.0.0.1:{names.port}"]\n{ENDPOINT_LIMITS}'
     daemon = Daemon(tmp_path_factory.mktemp("network"), settings).start()
     api = Api(daemon)
     image = api.build("probe", probe_application(), hooks=HOOKS_ALL)
@@ -90,3 +93,37 @@ def test_a_resume_ends_connections_to_the_outside_at_once_and_no_others(guests):
     ended = wait_for("the connection ended", lambda: (held := one.get("/held"))["outside"] != "waiting" and held, 5)
     assert ended == {"outside": "ECONNABORTED", "loopback": "still here"}
     assert reach(one, INTERNET, 80)["received"].startswith("HTTP/1.0 200")
+
+
+def refused(response, reason):
+    """Whether it was, and then as it should be."""
+    if response.status_code == 200:
+        return False
+    assert (response.status_code, response.text) == (429, f"Too many {reason} the MicroVM")
+    assert response.headers["retry-after"] == "1"
+    return True
+
+
+def served(microvm):
+    with microvm.client() as client:
+        return client.get("/headers").status_code == 200
+
+
+def test_an_endpoint_has_as_many_connections_as_its_size_allows(guests):
+    one, other = guests
+    with one.client() as first, one.client() as second, one.client() as third:
+        assert not refused(first.get("/headers"), "connections are open to")
+        assert not refused(second.get("/headers"), "connections are open to")
+        assert refused(third.get("/headers"), "connections are open to")
+        # Each MicroVM has its own.
+        assert served(other)
+    wait_for("a place that was left", lambda: served(one), 10)
+
+
+def test_an_endpoint_has_as_many_requests_a_second_as_its_size_allows(guests):
+    one, other = guests
+    with one.client(http2=True) as client, ThreadPoolExecutor(20) as callers:
+        answers = callers.map(lambda _: client.get("/headers"), range(500))
+        assert any(refused(answer, "requests a second for") for answer in answers)
+        assert served(other)
+    wait_for("the next second", lambda: served(one), 10)

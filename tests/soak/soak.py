@@ -6,6 +6,7 @@ order (their timing is the machine's). Ends with 1 when a machine, a visit or an
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -162,9 +163,11 @@ class Soak:
         self.live.clear()
         wait_for("one machine in the pool", lambda: len(self.daemon.machines("pool")) == 1, 120)
         self.look()
-        # What a waiting client holds open is its own: connections end with this client.
+        # What a waiting client holds open is its own: connections end with this client. Those that a kill cut off
+        # end with the errors that they are caught in.
         self.api.microvms.close()
         self.api.s3.close()
+        gc.collect()
         settled = _settled(lambda: audit.descriptors(self.daemon.process.pid))
         return settled, audit.bytes_on_disk(self.daemon.data)
 
