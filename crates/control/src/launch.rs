@@ -290,6 +290,7 @@ impl Actor {
             directory,
             base,
             resume,
+            rewindable: false,
             network,
             isolation: Isolation { uid: slot.uid() },
         };

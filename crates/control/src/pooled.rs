@@ -208,6 +208,7 @@ impl Parts {
             directory: self.directory.clone(),
             base: recipe.base.clone(),
             resume: false,
+            rewindable: false,
             network,
             isolation: Isolation { uid: slot.uid() },
         };

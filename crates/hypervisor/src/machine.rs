@@ -113,6 +113,8 @@ pub struct LaunchSpec {
     pub base: PathBuf,
     /// True to continue the suspension in `directory`, false to start from the base alone.
     pub resume: bool,
+    /// Whether the process is to be rewound later ([`Machine::rewind`]), where the driver [can](Vmm::rewinds).
+    pub rewindable: bool,
     /// The network card; a machine whose base had one must have one.
     pub network: Option<NetworkAttachment>,
     /// How the process is kept apart.
@@ -276,6 +278,12 @@ pub trait Vmm: Send + Sync + 'static {
     /// What machines of this driver run on.
     fn description(&self) -> &VmmDescription;
 
+    /// Whether a process that has run learns what its base's next machine would have to learn again, and can be
+    /// rewound to become that ([`Machine::rewind`]).
+    fn rewinds(&self) -> bool {
+        false
+    }
+
     /// Starts a machine from its kernel. It runs when this returns.
     async fn boot(&self, spec: BootSpec) -> Result<Arc<dyn Machine>, VmmError>;
 
@@ -349,6 +357,21 @@ pub trait Machine: Send + Sync + 'static {
     /// base; `directory` must not exist yet. On an error the suspension is what it was, and the process is
     /// of no use any more.
     async fn take_up(&self, directory: &std::path::Path, resume: bool) -> Result<(), VmmError>;
+
+    /// Has a machine that was launched from its base to be [rewindable](LaunchSpec::rewindable), has run and is
+    /// paused, become a process as [`Vmm::prepare`] starts one: it holds nothing of the guest's memory, disk and
+    /// devices any more. What it keeps is of the base's code alone. On an error it is of no use any more.
+    ///
+    /// # Errors
+    /// [`VmmError::Refused`] from a machine that was not started for it.
+    async fn rewind(&self) -> Result<(), VmmError> {
+        let MachineRecord { id, .. } = self.record();
+        Err(VmmError::Refused {
+            id,
+            attempted: "go back to its base".to_owned(),
+            reason: "this driver does not do that".to_owned(),
+        })
+    }
 
     /// Lets the guest run (again).
     async fn resume(&self) -> Result<(), VmmError>;

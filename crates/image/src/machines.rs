@@ -124,6 +124,7 @@ impl Machines<'_> {
                 directory,
                 base,
                 resume: false,
+                rewindable: false,
                 network,
                 isolation,
             };

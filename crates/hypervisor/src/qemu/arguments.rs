@@ -38,6 +38,12 @@ pub(super) mod fd {
     pub(in crate::qemu) const OWN_OVERLAY: i32 = 22;
     /// Devices' state of that machine; a set, given later.
     pub(in crate::qemu) const OWN_DEVICES: i32 = 23;
+    /// One end of the way to a process's translated code.
+    pub(in crate::qemu) const CODE: i32 = 24;
+    /// Overlay of a process that is rewound; a set, given later.
+    pub(in crate::qemu) const FRESH_OVERLAY: i32 = 25;
+    /// State that is loaded into a process that has run; a set, given later.
+    pub(in crate::qemu) const STATE: i32 = 26;
 }
 
 /// Node that the guest's disk hangs on; what is below it can be exchanged before a launch.
@@ -53,7 +59,10 @@ pub(super) enum Start<'a> {
         kernel_arguments: &'a str,
     },
     /// From a base, memory mapped privately, devices' state to be loaded.
-    Launch,
+    Launch {
+        /// Whether it is given a way to its translated code.
+        rewindable: bool,
+    },
 }
 
 /// The whole command line but the program.
@@ -119,7 +128,7 @@ fn machine(line: &mut Line, installation: &Installation, shape: MachineShape, st
     let sharing = match start {
         Start::Boot { .. } => "share=on",
         // Written to privately, while QEMU itself has the base open for reading only.
-        Start::Launch => "share=off,readonly=on,rom=off",
+        Start::Launch { .. } => "share=off,readonly=on,rom=off",
     };
     line.option(
         "-object",
@@ -129,9 +138,13 @@ fn machine(line: &mut Line, installation: &Installation, shape: MachineShape, st
             reopened(fd::MEMORY)
         ),
     );
-    if matches!(start, Start::Launch) {
+    if let Start::Launch { rewindable } = start {
         line.option("-incoming", "defer")
             .option("-global", "migration.send-configuration=off");
+        if *rewindable {
+            line.option("-chardev", format!("socket,id=code,fd={}", fd::CODE))
+                .option("-object", "qtest,id=code0,chardev=code,log=none");
+        }
     }
 }
 
@@ -167,7 +180,7 @@ fn disks(line: &mut Line, start: &Start<'_>) {
     });
     let below = match start {
         Start::Boot { .. } => root,
-        Start::Launch => {
+        Start::Launch { .. } => {
             line.descriptor(fd::FROZEN).descriptor(fd::DEVICES_IN);
             json!({
                 "driver": "qcow2", "node-name": FROZEN_NODE, "read-only": true,

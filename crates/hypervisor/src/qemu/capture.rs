@@ -13,6 +13,8 @@ use tracing::{debug, warn};
 use super::arguments::{fd, reopened};
 use super::machine::QemuMachine;
 use super::memory::GuestMemory;
+use super::rewind::TranslatedCode;
+use crate::delta::PAGE_SIZE;
 use crate::machine::{Machine, Suspension, VmmError};
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, SuspensionManifest};
 use crate::snapshot::{
@@ -41,11 +43,13 @@ pub(super) struct Preparation {
 }
 
 impl QemuMachine {
-    /// Puts the pages of a suspension in place, checking them.
+    /// Puts the pages of a suspension in place, checking them. Of a process that has run, what it translated of
+    /// them is void.
     pub(super) async fn inject(
         &self,
         suspended: &Path,
         suspension: SuspensionManifest,
+        mut code: Option<TranslatedCode>,
     ) -> Result<(), VmmError> {
         let memory = self.memory()?;
         let pages = u64::from(self.shape().memory_mib) * 256;
@@ -57,6 +61,9 @@ impl QemuMachine {
                 return Ok(Some("its devices' state does not match its checksum"));
             }
             let hash = crate::delta::read(File::open(path)?, pages, |first, bytes| {
+                if let Some(code) = &mut code {
+                    code.forget(first, (bytes.len() / PAGE_SIZE) as u64)?;
+                }
                 memory.write(first, bytes)
             })?;
             Ok((hash != suspension.memory.blake3)
@@ -240,7 +247,7 @@ impl QemuMachine {
             .map_err(|source| self.io("describe its working set", source))
     }
 
-    fn memory(&self) -> Result<GuestMemory, VmmError> {
+    pub(super) fn memory(&self) -> Result<GuestMemory, VmmError> {
         let base = self.record_ref().base.clone();
         let file = base.unwrap_or_else(|| self.directory()).join(MEMORY_BASE);
         GuestMemory::of(self.pid(), &file).map_err(|source| self.io("find its memory", source))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use super::arguments::{self, fd};
+use super::rewind;
 use crate::accelerator::{Accelerator, find_program};
 use crate::machine::{Architecture, VmmDescription, VmmError};
 
@@ -83,6 +84,12 @@ impl Installation {
             }
             Accelerator::Kvm => "kvm".to_owned(),
         }
+    }
+
+    /// Whether its processes can be rewound. Where a processor runs the guest itself there is nothing to be kept by it.
+    pub(super) fn rewinds(&self) -> bool {
+        self.accelerator == Accelerator::Tcg
+            && rewind::is_known(self.description.architecture, self.release)
     }
 
     /// Whether machines are given `/dev/kvm` as a descriptor, which QEMU takes since 9.0.

@@ -12,6 +12,7 @@ use super::arguments::{Start, fd};
 use super::capture::blocking;
 use super::code_buffer;
 use super::machine::QemuMachine;
+use super::rewind::TranslatedCode;
 use super::{Plan, Qemu, open_for_writing, remove};
 use crate::accelerator::Accelerator;
 use crate::machine::{LaunchSpec, NetworkAttachment, SpareSpec, VmmError};
@@ -34,7 +35,7 @@ impl Qemu {
         } else {
             None
         };
-        let resume = spec.resume;
+        let (resume, rewindable) = (spec.resume, spec.rewindable);
         let directory = spec.directory.clone();
         let spare = SpareSpec {
             id: spec.id,
@@ -43,7 +44,8 @@ impl Qemu {
             network: spec.network,
             isolation: spec.isolation,
         };
-        let machine = self.start_launch(spare, &manifest, resume).await?;
+        let started = self.start_launch(spare, &manifest, resume, rewindable);
+        let machine = started.await?;
         if let Err(error) = load(&machine, &directory, suspension).await {
             remove(&machine).await;
             return Err(error);
@@ -57,7 +59,7 @@ impl Qemu {
         spec: SpareSpec,
     ) -> Result<Arc<QemuMachine>, VmmError> {
         let (manifest, _) = self.usable_base(&spec.base, spec.network.as_ref())?;
-        let machine = self.start_launch(spec, &manifest, false).await?;
+        let machine = self.start_launch(spec, &manifest, false, false).await?;
         if self.installation.accelerator == Accelerator::Tcg {
             let pid = machine.pid();
             if let Err(error) = blocking(move || code_buffer::prepare(pid)).await {
@@ -91,6 +93,7 @@ impl Qemu {
         spec: SpareSpec,
         manifest: &BaseManifest,
         resume: bool,
+        rewindable: bool,
     ) -> Result<Arc<QemuMachine>, VmmError> {
         let SpareSpec {
             id,
@@ -112,24 +115,34 @@ impl Qemu {
             base.clone(),
             resume.then(|| directory.clone()),
         );
-        let descriptors = vec![
+        let mut descriptors = vec![
             (fd::MEMORY, memory.into()),
             (fd::ROOT, open(&base.join(ROOT_DISK))?),
             (fd::FROZEN, open(&base.join(DISK))?),
             (fd::OVERLAY, open_overlay(&directory)?),
             (fd::DEVICES_IN, open_devices(of_state)?),
         ];
-        self.start(Plan {
+        let mut code = None;
+        if rewindable {
+            let (own, theirs) = TranslatedCode::pair(manifest.shape).map_err(io)?;
+            descriptors.push((fd::CODE, theirs));
+            code = Some(own);
+        }
+        let plan = Plan {
             id: &id,
             directory: &directory,
             base: Some(&base),
             shape: manifest.shape,
             network,
             isolation,
-            start: Start::Launch,
+            start: Start::Launch { rewindable },
             descriptors,
-        })
-        .await
+        };
+        let machine = self.start(plan).await?;
+        if let Some(code) = code {
+            machine.keep_code(code, false);
+        }
+        Ok(machine)
     }
 
     /// Has the kernel read what a launch will need, where it is not in the page cache, while QEMU starts.
@@ -156,7 +169,7 @@ async fn load(
     suspension: Option<SuspensionManifest>,
 ) -> Result<(), VmmError> {
     if let Some(suspension) = suspension {
-        machine.inject(directory, suspension).await?;
+        machine.inject(directory, suspension, None).await?;
     }
     machine.load_devices(fd::DEVICES_IN).await
 }

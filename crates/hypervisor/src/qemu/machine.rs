@@ -18,6 +18,7 @@ use super::console::Console;
 use super::control_port::ControlPort;
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
+use super::rewind::TranslatedCode;
 use super::{Installation, QMP_SOCKET, disk, remove_sockets};
 use crate::cgroup::Cgroup;
 use crate::machine::{
@@ -29,7 +30,7 @@ use crate::snapshot::{DEVICES, DISK, EMPTY_OVERLAY, MEMORY_BASE, ROOT_DISK, writ
 use crate::sparse;
 
 /// Bound of loading devices' state; it takes 10 ms.
-const LOAD_BOUND: Duration = Duration::from_secs(30);
+pub(super) const LOAD_BOUND: Duration = Duration::from_secs(30);
 
 /// Bound of an ordered end of the process; it is killed then.
 const QUIT_BOUND: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ pub(super) struct QemuMachine {
     root_disk: Mutex<Option<PathBuf>>,
     /// The record of its previous suspension, while it is written.
     recording: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// The way to its translated code, and whether it was rewound.
+    code: Mutex<Option<(TranslatedCode, bool)>>,
     life: watch::Sender<Life>,
     watcher: OnceLock<AbortHandle>,
 }
@@ -135,6 +138,7 @@ impl QemuMachine {
             has_network,
             root_disk: Mutex::new(None),
             recording: tokio::sync::Mutex::default(),
+            code: Mutex::new(None),
             life: watch::Sender::new(Life::Running),
             watcher: OnceLock::new(),
         });
@@ -256,11 +260,21 @@ impl QemuMachine {
         command: &str,
         arguments: serde_json::Value,
     ) -> Result<(), VmmError> {
-        self.qmp
-            .execute(command, arguments)
-            .await
-            .map(drop)
-            .map_err(|error| self.qmp_error(attempted, error))
+        self.ask(attempted, command, arguments).await.map(drop)
+    }
+
+    pub(super) async fn ask(
+        &self,
+        attempted: &str,
+        command: &str,
+        arguments: serde_json::Value,
+    ) -> Result<serde_json::Value, VmmError> {
+        let answer = self.qmp.execute(command, arguments).await;
+        answer.map_err(|error| self.qmp_error(attempted, error))
+    }
+
+    pub(super) fn code(&self) -> &Mutex<Option<(TranslatedCode, bool)>> {
+        &self.code
     }
 
     /// Gives the process a descriptor, under the number of a set.
@@ -351,6 +365,10 @@ impl Machine for QemuMachine {
 
     async fn take_up(&self, directory: &Path, resume: bool) -> Result<(), VmmError> {
         self.become_machine(directory, resume).await
+    }
+
+    async fn rewind(&self) -> Result<(), VmmError> {
+        self.go_back_to_base().await
     }
 
     async fn resume(&self) -> Result<(), VmmError> {

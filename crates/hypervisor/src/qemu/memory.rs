@@ -174,6 +174,39 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Gives every page that differs from `base` the base's content; how many there were. `before` is told of each
+    /// run of pages before it is written. The guest must be stopped.
+    pub(super) fn restore(
+        &self,
+        base: &File,
+        mut before: impl FnMut(u64, u64) -> io::Result<()>,
+    ) -> io::Result<u64> {
+        let mut restored = 0;
+        let mut wanted = vec![0_u8; CHUNK_PAGES * PAGE_SIZE];
+        for runs in pieces(&self.pages()?.copied) {
+            let Piece { runs, bytes } = self.take(runs)?;
+            let mut rest = bytes.as_slice();
+            for (first, count) in runs {
+                let length = usize::try_from(count).map_err(io::Error::other)? * PAGE_SIZE;
+                let (run, after) = rest.split_at(length);
+                base.read_exact_at(&mut wanted[..length], first * PAGE_SIZE as u64)?;
+                for (first, pages) in differing(first, run, &wanted[..length]) {
+                    let count = (pages.len() / PAGE_SIZE) as u64;
+                    before(first, count)?;
+                    self.write(first, pages)?;
+                    restored += count;
+                }
+                rest = after;
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Where a page of guest memory is in the process.
+    pub(super) fn place_of(&self, page: u64) -> io::Result<u64> {
+        Ok(self.address(page * PAGE_SIZE as u64)?.0)
+    }
+
     /// The pages that are in memory, and whose they are.
     pub(super) fn pages(&self) -> io::Result<Pages> {
         Pages::of(self.pid, &self.mappings)
@@ -198,6 +231,22 @@ impl GuestMemory {
                 )
             })
     }
+}
+
+/// Runs of pages in which `is` is not what is wanted: the first page of each, and its wanted content.
+fn differing<'a>(first: u64, is: &[u8], wanted: &'a [u8]) -> Vec<(u64, &'a [u8])> {
+    let mut runs: Vec<(u64, std::ops::Range<usize>)> = Vec::new();
+    let pages = is.chunks(PAGE_SIZE).zip(wanted.chunks(PAGE_SIZE));
+    for (index, _) in pages.enumerate().filter(|(_, (is, wanted))| is != wanted) {
+        let start = index * PAGE_SIZE;
+        match runs.last_mut() {
+            Some((_, run)) if run.end == start => run.end += PAGE_SIZE,
+            _ => runs.push((first + index as u64, start..start + PAGE_SIZE)),
+        }
+    }
+    runs.into_iter()
+        .map(|(first, run)| (first, &wanted[run]))
+        .collect()
 }
 
 /// The runs as pieces of [`CHUNK_PAGES`] at most.
@@ -332,7 +381,8 @@ fn progress(moved: libc::ssize_t) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MappedFile, Mapping, parse_mapping, pieces};
+    use super::{MappedFile, Mapping, differing, parse_mapping, pieces};
+    use crate::delta::PAGE_SIZE;
 
     #[test]
     fn a_line_of_maps_names_the_mapping_and_its_file() {
@@ -357,6 +407,27 @@ mod tests {
         let identity = MappedFile::of(&one).unwrap();
         assert_eq!(identity, MappedFile::of(&one).unwrap());
         assert_ne!(identity, MappedFile::of(&other).unwrap());
+    }
+
+    #[test]
+    fn only_pages_that_differ_are_written_together_where_they_adjoin() {
+        let wanted = [
+            [1_u8; PAGE_SIZE],
+            [2; PAGE_SIZE],
+            [3; PAGE_SIZE],
+            [4; PAGE_SIZE],
+        ]
+        .concat();
+        let mut is = wanted.clone();
+        assert_eq!(differing(7, &is, &wanted), []);
+        for page in [0, 1, 3] {
+            is[page * PAGE_SIZE + 5] = 9;
+        }
+        let last = (10, &wanted[3 * PAGE_SIZE..]);
+        assert_eq!(
+            differing(7, &is, &wanted),
+            [(7, &wanted[..2 * PAGE_SIZE]), last]
+        );
     }
 
     #[test]

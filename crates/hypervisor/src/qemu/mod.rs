@@ -9,6 +9,7 @@ mod capture;
 mod code_buffer;
 mod console;
 mod control_port;
+mod cpu_state;
 mod disk;
 mod installation;
 mod launch;
@@ -18,8 +19,10 @@ mod pagemap;
 mod previous;
 mod process;
 mod qmp;
+mod rewind;
 mod socket;
 mod spare;
+mod state_image;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -183,6 +186,10 @@ struct Plan<'a> {
 impl Vmm for Qemu {
     fn description(&self) -> &VmmDescription {
         &self.installation.description
+    }
+
+    fn rewinds(&self) -> bool {
+        self.installation.rewinds()
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Arc<dyn Machine>, VmmError> {

@@ -38,7 +38,11 @@ impl QemuMachine {
         if resume {
             return self.become_suspended(directory).await;
         }
-        self.load_devices(fd::DEVICES_IN).await?;
+        if self.take_rewound().is_some() {
+            self.load_devices_again(&self.base()?.join(DEVICES)).await?;
+        } else {
+            self.load_devices(fd::DEVICES_IN).await?;
+        }
         self.move_to(directory)
     }
 
@@ -53,30 +57,37 @@ impl QemuMachine {
                 read_suspension_ahead(&memory, &base, Some(&suspended));
             }
         });
+        let code = self.take_rewound();
+        let was_rewound = code.is_some();
         let given = async {
             self.give("take up a disk", fd::OWN_OVERLAY, overlay)
                 .await?;
+            self.exchange_disk(OWN_NODE, fd::OWN_OVERLAY).await
+        };
+        let injected = self.inject(directory, suspension, code);
+        tokio::try_join!(given, injected)?;
+        if was_rewound {
+            self.drop_renewed_disk().await?;
+            self.load_devices_again(&directory.join(DEVICES)).await?;
+        } else {
             self.give("take up devices", fd::OWN_DEVICES, devices)
                 .await?;
-            self.exchange_disk().await
-        };
-        let injected = self.inject(directory, suspension);
-        tokio::try_join!(given, injected)?;
-        self.load_devices(fd::OWN_DEVICES).await?;
+            self.load_devices(fd::OWN_DEVICES).await?;
+        }
         self.move_into(directory).await
     }
 
-    /// Puts the machine's own overlay in the placeholder's place.
-    async fn exchange_disk(&self) -> Result<(), VmmError> {
+    /// Puts another overlay, given as a set of descriptors, in the place of the one that it has.
+    pub(super) async fn exchange_disk(&self, node: &str, overlay: i32) -> Result<(), VmmError> {
         let attempted = "exchange its disk";
-        let own = json!({
-            "driver": "qcow2", "node-name": OWN_NODE, "discard": "unmap",
-            "file": { "driver": "file", "filename": set(fd::OWN_OVERLAY), "discard": "unmap" },
+        let other = json!({
+            "driver": "qcow2", "node-name": node, "discard": "unmap",
+            "file": { "driver": "file", "filename": set(overlay), "discard": "unmap" },
             "backing": FROZEN_NODE,
         });
-        self.execute(attempted, "blockdev-add", own).await?;
+        self.execute(attempted, "blockdev-add", other).await?;
         let top = json!({
-            "driver": "raw", "node-name": TOP_NODE, "discard": "unmap", "file": OWN_NODE,
+            "driver": "raw", "node-name": TOP_NODE, "discard": "unmap", "file": node,
         });
         let options = json!({ "options": [top] });
         // The placeholder, which nothing else holds, is closed with it.

@@ -5,13 +5,35 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use colibri_hypervisor::{Machine, VmmError};
+use colibri_hypervisor::{Machine, Vmm, VmmError};
 
 use crate::qemu_img_check;
 use crate::world::{Guest, Session, World, say, world};
 
+/// How a spare comes to wait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// It has run nothing.
+    Fresh,
+    /// It has run a machine of its base and was rewound.
+    Rewound,
+}
+
 async fn spare(world: &World, name: &str) -> Arc<dyn Machine> {
     world.place(&world.root, name).prepare().await.unwrap()
+}
+
+/// A spare of a kind that there is on this host.
+async fn spare_of(world: &World, kind: Kind) -> Option<Arc<dyn Machine>> {
+    let guest = world.place(&world.root, "spare");
+    match kind {
+        Kind::Fresh => Some(guest.prepare().await.unwrap()),
+        Kind::Rewound if world.qemu.rewinds() => Some(guest.prepare_by_running().await.unwrap()),
+        Kind::Rewound => {
+            say("skipped: nothing is rewound on this accelerator");
+            None
+        }
+    }
 }
 
 async fn suspended<'a>(world: &'a World, name: &str) -> (Guest<'a>, u64) {
@@ -27,14 +49,25 @@ async fn suspended<'a>(world: &'a World, name: &str) -> (Guest<'a>, u64) {
 
 #[tokio::test]
 async fn a_spare_becomes_a_suspended_machine_again_and_again_and_loses_no_byte() {
+    becomes_a_suspended_machine_again_and_again(Kind::Fresh).await;
+}
+
+#[tokio::test]
+async fn a_rewound_process_becomes_a_suspended_machine_again_and_again_and_loses_no_byte() {
+    becomes_a_suspended_machine_again_and_again(Kind::Rewound).await;
+}
+
+async fn becomes_a_suspended_machine_again_and_again(kind: Kind) {
     let Some(world) = world().await else { return };
     let (guest, mut last) = suspended(world, "sleeper").await;
     for _ in 0..4 {
-        let machine = spare(world, "spare").await;
+        let Some(machine) = spare_of(world, kind).await else {
+            return;
+        };
         let own = machine.record().directory;
-        let started = Instant::now();
+        let (started, taken) = (Instant::now(), machine.cpu_time().await.unwrap());
         machine.take_up(&guest.directory, true).await.unwrap();
-        say(&format!("taken up in {:?}", started.elapsed()));
+        let took = started.elapsed();
         assert!(!own.exists(), "its own directory became the machine's");
         assert_eq!(machine.record().directory, guest.directory);
         assert!(!machine.is_running().await.unwrap());
@@ -42,6 +75,10 @@ async fn a_spare_becomes_a_suspended_machine_again_and_again_and_loses_no_byte()
         machine.resume().await.unwrap();
         let mut session = Session::open(machine.as_ref()).await;
         last = session.pass_after(last + 2).await.number;
+        let worked = machine.cpu_time().await.unwrap() - taken;
+        say(&format!(
+            "{kind:?}: taken up in {took:?}, {worked:?} of CPU time to the second pass"
+        ));
         drop(session);
         machine.suspend().await.unwrap();
         machine.kill().await.unwrap();
@@ -59,10 +96,21 @@ async fn a_spare_becomes_a_suspended_machine_again_and_again_and_loses_no_byte()
 
 #[tokio::test]
 async fn a_spare_becomes_a_new_machine_of_its_base() {
+    becomes_a_new_machine(Kind::Fresh).await;
+}
+
+#[tokio::test]
+async fn a_rewound_process_becomes_a_new_machine_of_its_base() {
+    becomes_a_new_machine(Kind::Rewound).await;
+}
+
+async fn becomes_a_new_machine(kind: Kind) {
     let Some(world) = world().await else { return };
     let guest = world.place(&world.root, "new");
     fs::remove_dir(&guest.directory).unwrap();
-    let machine = spare(world, "spare").await;
+    let Some(machine) = spare_of(world, kind).await else {
+        return;
+    };
     machine.take_up(&guest.directory, false).await.unwrap();
     machine.resume().await.unwrap();
     let mut session = Session::open(machine.as_ref()).await;
@@ -72,6 +120,38 @@ async fn a_spare_becomes_a_new_machine_of_its_base() {
     machine.suspend().await.unwrap();
     machine.kill().await.unwrap();
     guest.check_gone(Some(machine.record().pid));
+    qemu_img_check(&guest.directory.join("disk.qcow2"));
+}
+
+#[tokio::test]
+async fn code_that_a_machine_changed_before_it_slept_runs_as_it_changed_it() {
+    let Some(world) = world().await else { return };
+    if !world.qemu.rewinds() {
+        return say("skipped: nothing is rewound on this accelerator");
+    }
+    let (guest, machine) = world.clone_of_base("changing").await;
+    let mut session = Session::open(machine.as_ref()).await;
+    assert_eq!(session.answer().await, 7);
+    session.assume("changed", 14).await;
+    session.pass_as("changed").await;
+    // It is not to be written again.
+    session.assume("resting", 14).await;
+    session.pass_as("resting").await;
+    assert_eq!(session.answer().await, 8);
+    drop(session);
+    machine.suspend().await.unwrap();
+    machine.kill().await.unwrap();
+
+    // This process has translated the program as the base has it, in the same page.
+    let machine = spare_of(world, Kind::Rewound).await.unwrap();
+    machine.take_up(&guest.directory, true).await.unwrap();
+    machine.resume().await.unwrap();
+    let mut session = Session::open(machine.as_ref()).await;
+    for _ in 0..3 {
+        assert_eq!(session.answer().await, 8);
+    }
+    machine.kill().await.unwrap();
+    world.check_base();
 }
 
 fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {

@@ -215,16 +215,39 @@ impl Guest<'_> {
         self.world.qemu.prepare(spec).await
     }
 
+    /// A process that has run a machine of the base and was rewound.
+    pub(crate) async fn prepare_by_running(&self) -> Result<Arc<dyn Machine>, VmmError> {
+        let machine = self.start(&self.world.base, false, true).await?;
+        machine.resume().await?;
+        let mut session = Session::open(machine.as_ref()).await;
+        session.assume("learning", 13).await;
+        session.pass_as("learning").await;
+        drop(session);
+        machine.pause().await?;
+        machine.rewind().await?;
+        Ok(machine)
+    }
+
     pub(crate) async fn launch_from(
         &self,
         base: &Path,
         resume: bool,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        self.start(base, resume, false).await
+    }
+
+    async fn start(
+        &self,
+        base: &Path,
+        resume: bool,
+        rewindable: bool,
     ) -> Result<Arc<dyn Machine>, VmmError> {
         let spec = LaunchSpec {
             id: self.id.clone(),
             directory: self.directory.clone(),
             base: base.to_owned(),
             resume,
+            rewindable,
             network: Some(network()),
             isolation: Isolation {
                 uid: Some(self.uid),
@@ -286,11 +309,17 @@ fn make_root_disk(root: &Path) {
         fs::create_dir(tree.join(name)).unwrap();
     }
     fs::copy("/usr/bin/busybox", tree.join("bin/busybox")).unwrap();
-    for applet in ["cat", "dd", "hostname", "md5sum", "sh", "sleep", "sync"] {
+    for applet in [
+        "cat", "chmod", "dd", "hostname", "md5sum", "mount", "sh", "sleep", "sync", "uname",
+    ] {
         symlink("busybox", tree.join("bin").join(applet)).unwrap();
     }
     fs::write(tree.join("bin/check"), include_str!("check.sh")).unwrap();
     fs::set_permissions(tree.join("bin/check"), fs::Permissions::from_mode(0o755)).unwrap();
+    for answer in [7, 8] {
+        let program = tree.join(format!("bin/answer-{answer}"));
+        fs::write(&program, program_that_exits_with(answer)).unwrap();
+    }
     let disk = root.join("root.raw");
     File::create(&disk)
         .unwrap()
@@ -302,6 +331,25 @@ fn make_root_disk(root: &Path) {
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .status();
     assert!(made.unwrap().success(), "mkfs.ext4");
+}
+
+/// The least program for Linux on x86-64: 64 bytes of header, 56 of its one segment, three instructions.
+fn program_that_exits_with(status: u8) -> Vec<u8> {
+    const AT: u64 = 0x40_0000;
+    let code = [0xbf, status, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];
+    let length = 120 + code.len() as u64;
+    let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    program.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    program.extend([AT + 120, 64, 0].map(u64::to_le_bytes).concat());
+    program.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    program.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    program.extend(
+        [0, AT, AT, length, length, 4096]
+            .map(u64::to_le_bytes)
+            .concat(),
+    );
+    program.extend(code);
+    program
 }
 
 async fn boot(qemu: &Qemu, root: &Path, architecture: Architecture) -> Arc<dyn Machine> {
@@ -441,6 +489,18 @@ impl Session {
     pub(crate) async fn failure(&mut self) -> String {
         self.find(|line| line.contains("FAIL").then(|| line.to_owned()))
             .await
+    }
+
+    /// Exit status of the program in memory, when the application has run it next.
+    pub(crate) async fn answer(&mut self) -> u8 {
+        self.find(|line| {
+            line.trim()
+                .strip_prefix("answer ")?
+                .strip_suffix(';')?
+                .parse()
+                .ok()
+        })
+        .await
     }
 
     async fn pass(&mut self, wanted: impl Fn(&Pass) -> bool) -> Pass {
