@@ -144,11 +144,19 @@ def start_again(arguments, files, sockets, tap):
     return subprocess.Popen(arguments, preexec_fn=place, close_fds=False, stdin=subprocess.DEVNULL)
 
 
+def without_way_to_code(words):
+    """A command line without what a process that is rewound is given for that: its other end is the daemon's."""
+    options = {"socket,id=code,", "qtest,id=code0,"}
+    drop = {at for at, word in enumerate(words) if any(word.startswith(option) for option in options)}
+    return [word for at, word in enumerate(words) if at not in drop and at + 1 not in drop]
+
+
 def measure(data, microvm, base, directory, port):
     """Kills nothing but the VMM of this MicroVM, whose daemon must be dead. Milliseconds and bytes."""
     own = data / "microvms" / microvm.id
     pid = process_in(own)
-    arguments = [word.decode() for word in (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0")[:-1]]
+    words = [word.decode() for word in (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0")[:-1]]
+    arguments = without_way_to_code(words)
     tap, namespace = duplicate(pid, TAP), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     saved = directory / "qemu.migration"
     qmp = Qmp(str(own / "qmp.sock"))

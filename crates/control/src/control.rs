@@ -131,7 +131,11 @@ impl Control {
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StartFailure> {
         let host = HostClass::of(parts.vmm.as_ref());
         let build_turns = Arc::new(Semaphore::new(parts.settings.concurrent_builds.max(1)));
-        let pool = Pool::new(parts.settings.pool.clone(), parts.settings.spares.clone());
+        let pool = Pool::new(
+            parts.settings.pool.clone(),
+            parts.settings.spares.clone(),
+            parts.vmm.rewinds(),
+        );
         let hot = HotTier::new(parts.settings.hot.clone());
         let shared = Arc::new(Shared {
             settings: parts.settings,

@@ -24,6 +24,8 @@ pub(crate) use crate::stock::{Kind, Source};
 /// Memory that a spare has for itself, MiB: a QEMU that has not run anything, and under software emulation
 /// room for what it will translate.
 const SPARE_MIB: u64 = 48;
+/// That of a spare that has run: a machine that is not used, without what an application takes when it is.
+const RUN_SPARE_MIB: u64 = 64;
 /// A launch waits for a machine that should be made within this time. A launch from the base takes as
 /// long under emulation, and twice as long while it competes with the making.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -38,6 +40,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 pub(crate) struct Pool {
     settings: PoolSettings,
     spare_settings: SpareSettings,
+    /// Whether spares run before they wait.
+    spares_have_run: bool,
     state: Mutex<State>,
     /// Something changed that whoever keeps the stock should look at.
     changed: Notify,
@@ -123,10 +127,15 @@ impl Drop for UnderWay {
 }
 
 impl Pool {
-    pub(crate) fn new(settings: PoolSettings, spare_settings: SpareSettings) -> Arc<Self> {
+    pub(crate) fn new(
+        settings: PoolSettings,
+        spare_settings: SpareSettings,
+        spares_have_run: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             spare_settings,
+            spares_have_run,
             state: Mutex::default(),
             changed: Notify::new(),
             closing: CancellationToken::new(),
@@ -393,13 +402,19 @@ impl Pool {
     }
 
     /// What is lacked most, and of which version, unless something more important is under way. A spare is
-    /// made in a tenth of the time that a machine takes, so those come first.
+    /// made in a tenth of the time that a machine takes, so those come first; one that has run first takes as
+    /// long, and is missed less.
     pub(crate) fn wanting(&self) -> Option<(Source, Kind)> {
         if !self.is_open() || self.state().under_way > 0 {
             return None;
         }
         let wanted = |kind| Some((self.wanting_of(kind)?, kind));
-        wanted(Kind::Spare).or_else(|| wanted(Kind::Machine))
+        let [first, then] = if self.spares_have_run {
+            [Kind::Machine, Kind::Spare]
+        } else {
+            [Kind::Spare, Kind::Machine]
+        };
+        wanted(first).or_else(|| wanted(then))
     }
 
     fn wanting_of(&self, kind: Kind) -> Option<Source> {
@@ -407,6 +422,7 @@ impl Pool {
         let most = self.most(kind);
         let (each, budget) = match kind {
             Kind::Machine => (MACHINE_MIB, self.settings.memory_mib),
+            Kind::Spare if self.spares_have_run => (RUN_SPARE_MIB, self.spare_settings.memory_mib),
             Kind::Spare => (SPARE_MIB, self.spare_settings.memory_mib),
         };
         let mut state = self.state();

@@ -125,9 +125,41 @@ pub(crate) async fn make(
     kind: Kind,
     abandon: &CancellationToken,
 ) -> Result<PoolMachine, MakeFailure> {
-    let name = match kind {
-        Kind::Machine => "pool",
-        Kind::Spare => "spare",
+    match kind {
+        Kind::Machine => make_as(shared, recipe, Way::Run, abandon).await,
+        Kind::Spare if shared.vmm.rewinds() => {
+            match make_as(shared, recipe, Way::RunAndRewind, abandon).await {
+                Err(failure) if !matches!(failure, MakeFailure::Abandoned) => {
+                    tracing::warn!(base = %recipe.base.display(), error = %chain(&failure), "a spare waits without having run");
+                    make_as(shared, recipe, Way::Prepare, abandon).await
+                }
+                made => made,
+            }
+        }
+        Kind::Spare => make_as(shared, recipe, Way::Prepare, abandon).await,
+    }
+}
+
+/// How one comes to wait.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Launched from its base, and run.
+    Run,
+    /// The same, and then back to its base: a spare that has learnt what its next machine will run.
+    RunAndRewind,
+    /// A process that has run nothing.
+    Prepare,
+}
+
+async fn make_as(
+    shared: &Arc<Shared>,
+    recipe: &Recipe,
+    way: Way,
+    abandon: &CancellationToken,
+) -> Result<PoolMachine, MakeFailure> {
+    let name = match way {
+        Way::Run => "pool",
+        Way::RunAndRewind | Way::Prepare => "spare",
     };
     let id = format!("{name}-{}", Uuid::new_v4());
     let mut parts = Parts {
@@ -136,9 +168,10 @@ pub(crate) async fn make(
         slot: None,
         machine: None,
     };
-    let made = match kind {
-        Kind::Machine => parts.launch_and_warm(shared, recipe, abandon).await,
-        Kind::Spare => parts.prepare(shared, recipe).await,
+    let made = match way {
+        Way::Run => parts.launch_and_warm(shared, recipe, false, abandon).await,
+        Way::RunAndRewind => parts.launch_and_warm(shared, recipe, true, abandon).await,
+        Way::Prepare => parts.prepare(shared, recipe).await,
     };
     match made {
         Ok((slot, machine)) => {
@@ -184,16 +217,20 @@ impl Parts {
         &mut self,
         shared: &Shared,
         recipe: &Recipe,
+        rewind: bool,
         abandon: &CancellationToken,
     ) -> Result<(Arc<dyn Slot>, Arc<dyn Machine>), MakeFailure> {
         // Carried through: a launch that is dropped half-way would leave a process that nobody knows of.
-        let (slot, machine) = self.launch(shared, recipe).await?;
+        let (slot, machine) = self.launch(shared, recipe, rewind).await?;
         let warmed = warm(shared, recipe, &self.id, &slot, &machine);
         abandon
             .run_until_cancelled(warmed)
             .await
             .unwrap_or(Err(MakeFailure::Abandoned))?;
         machine.pause().await?;
+        if rewind {
+            machine.rewind().await?;
+        }
         Ok((slot, machine))
     }
 
@@ -201,6 +238,7 @@ impl Parts {
         &mut self,
         shared: &Shared,
         recipe: &Recipe,
+        rewindable: bool,
     ) -> Result<(Arc<dyn Slot>, Arc<dyn Machine>), MakeFailure> {
         let (slot, network) = self.place(shared, recipe).await?;
         let spec = LaunchSpec {
@@ -208,7 +246,7 @@ impl Parts {
             directory: self.directory.clone(),
             base: recipe.base.clone(),
             resume: false,
-            rewindable: false,
+            rewindable,
             network,
             isolation: Isolation { uid: slot.uid() },
         };
