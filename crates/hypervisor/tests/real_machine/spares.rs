@@ -133,11 +133,11 @@ async fn code_that_a_machine_changed_before_it_slept_runs_as_it_changed_it() {
     let mut session = Session::open(machine.as_ref()).await;
     assert_eq!(session.answer().await, 7);
     session.assume("changed", 14).await;
-    session.pass_as("changed").await;
-    // It is not to be written again.
+    while session.answer().await != 8 {}
+    // It is not to be written again: the second pass under this name has begun under it.
     session.assume("resting", 14).await;
-    session.pass_as("resting").await;
-    assert_eq!(session.answer().await, 8);
+    let first = session.pass_as("resting").await;
+    session.pass_after(first.number + 1).await;
     drop(session);
     machine.suspend().await.unwrap();
     machine.kill().await.unwrap();
