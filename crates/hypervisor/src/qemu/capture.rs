@@ -44,13 +44,13 @@ pub(super) struct Preparation {
 
 impl QemuMachine {
     /// Puts the pages of a suspension in place, checking them. Of a process that has run, what it translated of
-    /// them is void.
+    /// them is void; the way to it comes back.
     pub(super) async fn inject(
         &self,
         suspended: &Path,
         suspension: SuspensionManifest,
         mut code: Option<TranslatedCode>,
-    ) -> Result<(), VmmError> {
+    ) -> Result<Option<TranslatedCode>, VmmError> {
         let memory = self.memory()?;
         let pages = u64::from(self.shape().memory_mib) * 256;
         let path = suspended.join(MEMORY_DELTA);
@@ -58,7 +58,7 @@ impl QemuMachine {
         let devices = directory.join(DEVICES);
         let result = blocking(move || {
             if blake3::hash(&fs::read(devices)?).to_hex().to_string() != suspension.devices.blake3 {
-                return Ok(Some("its devices' state does not match its checksum"));
+                return Ok(Err("its devices' state does not match its checksum"));
             }
             let hash = crate::delta::read(File::open(path)?, pages, |first, bytes| {
                 if let Some(code) = &mut code {
@@ -66,12 +66,14 @@ impl QemuMachine {
                 }
                 memory.write(first, bytes)
             })?;
-            Ok((hash != suspension.memory.blake3)
-                .then_some("its memory does not match its checksum"))
+            if hash != suspension.memory.blake3 {
+                return Ok(Err("its memory does not match its checksum"));
+            }
+            Ok(Ok(code))
         });
         match result.await {
-            Ok(None) => Ok(()),
-            Ok(Some(reason)) => Err(bad(&directory, reason.to_owned())),
+            Ok(Ok(code)) => Ok(code),
+            Ok(Err(reason)) => Err(bad(&directory, reason.to_owned())),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 Err(bad(&directory, error.to_string()))
             }

@@ -1,6 +1,6 @@
 //! What QEMU calls `cpu_common` in the saved state of devices and CPUs: whether a CPU is halted, and which
-//! interrupts it has not noticed yet. Loading it drops all translated code (QEMU, `cpu_common_post_load`). A reset
-//! precedes the loading; where it leaves what the section would say, the section can be left out.
+//! kinds of events it has not noticed yet. Loading it drops all translated code (QEMU, `cpu_common_post_load`). A CPU
+//! that is interrupted after the loading finds out both by itself, so the section can be left out.
 
 /// Type of a section that holds all of a device's state (QEMU, `migration/savevm.h`).
 const SECTION_FULL: u8 = 4;
@@ -13,10 +13,16 @@ const AROUND: usize = 1 + 4 + NAME.len() + 4 + 4;
 /// The whole section, with what it says in two numbers and its end.
 const LENGTH: usize = AROUND + 4 + 4 + 1 + 4;
 
-/// The state without the sections of its CPUs; nothing where they say something that a reset does not.
+/// An interrupt waits at the CPU's interrupt controller, or may (QEMU, `CPU_INTERRUPT_HARD`, `CPU_INTERRUPT_POLL`).
+/// The controller's own state says which.
+const INTERRUPTS: u32 = 0x12;
+
+/// The state without the sections of its CPUs, each of which is to be interrupted when it has been loaded; nothing
+/// where one has to notice something else.
 ///
-/// A reset has no interrupt waiting, the first CPU running and all others halted until one comes. A first CPU that was
-/// halted in truth goes on behind its `hlt`, as after an interrupt of no concern to it: a kernel halts in a loop.
+/// A reset precedes the loading. It leaves the first CPU running, which then goes on behind its `hlt` if it was
+/// halted, as after any interrupt, and the others halted, which the interrupt ends. An interrupt that waited is
+/// found with the one that comes.
 ///
 /// Everything else in the state is the guest's to choose, names of sections too. The name must therefore be found as
 /// many times as there are CPUs: then each is a true one.
@@ -37,7 +43,7 @@ pub(super) fn without_common(state: &[u8], vcpus: u8) -> Option<Vec<u8>> {
     let mut done = 0;
     for (cpu, start) in (0_u32..).zip(found) {
         let section = state.get(start..start + LENGTH)?;
-        is_as_after_reset(section, cpu).then_some(())?;
+        is_regained_by_interrupt(section, cpu).then_some(())?;
         kept.extend_from_slice(state.get(done..start)?);
         done = start + LENGTH;
     }
@@ -45,7 +51,7 @@ pub(super) fn without_common(state: &[u8], vcpus: u8) -> Option<Vec<u8>> {
     Some(kept)
 }
 
-fn is_as_after_reset(section: &[u8], cpu: u32) -> bool {
+fn is_regained_by_interrupt(section: &[u8], cpu: u32) -> bool {
     let number = |at: usize| {
         section
             .get(at..at + 4)
@@ -56,8 +62,8 @@ fn is_as_after_reset(section: &[u8], cpu: u32) -> bool {
     section[0] == SECTION_FULL
         && number(AROUND - 8) == Some(cpu)
         && number(AROUND - 4) == Some(1)
-        && (cpu == 0 || number(content) == Some(1))
-        && number(content + 4) == Some(0)
+        && number(content).is_some_and(|halted| halted <= 1)
+        && number(content + 4).is_some_and(|events| events & !INTERRUPTS == 0)
         && section[content + 8] == SECTION_FOOTER
         && number(content + 9) == number(1)
 }
@@ -88,19 +94,20 @@ mod tests {
     }
 
     #[test]
-    fn sections_that_say_what_a_reset_leaves_are_left_out() {
+    fn sections_that_an_interrupt_makes_up_for_are_left_out() {
         let without = state(&[vec![], vec![]]);
-        for halted in [0, 1] {
-            let whole = state(&[section(3, 0, halted, 0), section(5, 1, 1, 0)]);
+        for (halted, interrupts) in [(0, 0), (1, 0), (0, 2), (1, 16), (1, 18)] {
+            let other = section(5, 1, halted, interrupts);
+            let whole = state(&[section(3, 0, halted, interrupts), other]);
             assert_eq!(without_common(&whole, 2), Some(without.clone()));
         }
     }
 
     #[test]
-    fn a_cpu_that_a_reset_would_not_leave_so_keeps_its_section() {
+    fn other_events_and_other_forms_are_loaded() {
         for other in [
-            section(5, 1, 0, 0),
-            section(5, 1, 1, 2),
+            section(5, 1, 1, 0x200),
+            section(5, 1, 2, 0),
             section(5, 2, 1, 0),
             section(5, 1, 1, 0)[..30].to_vec(),
         ] {
@@ -109,7 +116,7 @@ mod tests {
                 None
             );
         }
-        assert_eq!(without_common(&state(&[section(3, 0, 1, 2)]), 1), None);
+        assert_eq!(without_common(&state(&[section(3, 0, 1, 0x42)]), 1), None);
     }
 
     #[test]

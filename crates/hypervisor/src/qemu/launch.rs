@@ -169,7 +169,10 @@ async fn load(
     suspension: Option<SuspensionManifest>,
 ) -> Result<(), VmmError> {
     if let Some(suspension) = suspension {
-        machine.inject(directory, suspension, None).await?;
+        machine
+            .inject(directory, suspension, None)
+            .await
+            .map(drop)?;
     }
     machine.load_devices(fd::DEVICES_IN).await
 }

@@ -43,8 +43,15 @@ const FIRMWARE: std::ops::Range<u64> = 0xa0..0x100;
 /// A part of guest memory: first page in its file, pages, first page where the guest sees it.
 type Region = (u64, u64, u64);
 
-/// The way to tell a process that translated code is void: QEMU's test protocol (`-object qtest`), of which one
-/// command is used. It writes to memory as a device does, so that QEMU drops what it translated of it.
+/// Where interrupts for a CPU are written to, its number from bit 12 on (Intel's manual of system programming,
+/// "Message Signalled Interrupts").
+const MESSAGES: u64 = 0xfee0_0000;
+/// The vector by which Linux has a CPU look whether it should run something else (`asm/irq_vectors.h`).
+const RESCHEDULE: u8 = 0xfd;
+
+/// The way to tell a process that translated code is void: QEMU's test protocol (`-object qtest`), of which two
+/// commands are used. They write to memory as a device does, so that QEMU drops what it translated of it, and to the
+/// address of interrupts.
 #[derive(Debug)]
 pub(super) struct TranslatedCode {
     stream: BufReader<UnixStream>,
@@ -68,19 +75,30 @@ impl TranslatedCode {
     pub(super) fn forget(&mut self, first: u64, count: u64) -> io::Result<()> {
         for (first, count) in seen_by_guest(&self.regions, (first, count)) {
             let (address, length) = (first * PAGE_SIZE as u64, count * PAGE_SIZE as u64);
-            let command = format!("memset {address:#x} {length:#x} 0x0\n");
-            self.stream.get_mut().write_all(command.as_bytes())?;
-            let mut answer = String::new();
-            self.stream.read_line(&mut answer)?;
-            if answer.trim_end() != "OK" {
-                return Err(io::Error::other(format!(
-                    "QEMU answered '{}' to '{}'",
-                    answer.trim_end(),
-                    command.trim_end()
-                )));
-            }
+            self.command(&format!("memset {address:#x} {length:#x} 0x0"))?;
         }
         Ok(())
+    }
+
+    /// Interrupts a CPU as another CPU of the guest does that has nothing to say: it looks which interrupts wait,
+    /// where it is halted too.
+    fn interrupt(&mut self, cpu: u8) -> io::Result<()> {
+        let address = MESSAGES | u64::from(cpu) << 12;
+        self.command(&format!("writel {address:#x} {RESCHEDULE:#x}"))
+    }
+
+    fn command(&mut self, command: &str) -> io::Result<()> {
+        let stream = self.stream.get_mut();
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer)?;
+        if answer.trim_end() == "OK" {
+            return Ok(());
+        }
+        let answer = answer.trim_end();
+        Err(io::Error::other(format!(
+            "QEMU answered '{answer}' to '{command}'"
+        )))
     }
 }
 
@@ -196,7 +214,11 @@ impl QemuMachine {
 
     /// Loads devices and CPUs of the snapshot in `directory` into a process that has run, keeping translated
     /// code where that can be.
-    pub(super) async fn load_devices_again(&self, devices: &Path) -> Result<(), VmmError> {
+    pub(super) async fn load_devices_again(
+        &self,
+        devices: &Path,
+        mut code: TranslatedCode,
+    ) -> Result<(), VmmError> {
         let attempted = "load its devices";
         let (path, vcpus) = (devices.to_owned(), self.shape().vcpus);
         let image = blocking(move || {
@@ -225,7 +247,13 @@ impl QemuMachine {
         let node = json!({ "node-name": STATE_NODE });
         self.execute(attempted, "blockdev-del", node).await?;
         let set = json!({ "fdset-id": fd::STATE });
-        self.execute(attempted, "remove-fd", set).await
+        self.execute(attempted, "remove-fd", set).await?;
+        if keeps_code {
+            // What was left out: whether a CPU waits, and what it has yet to notice.
+            let woken = blocking(move || (0..vcpus).try_for_each(|cpu| code.interrupt(cpu)));
+            woken.await.map_err(|source| self.io(attempted, source))?;
+        }
+        Ok(())
     }
 
     async fn job_concluded(&self, attempted: &str) -> Result<(), VmmError> {

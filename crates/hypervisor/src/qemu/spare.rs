@@ -38,8 +38,9 @@ impl QemuMachine {
         if resume {
             return self.become_suspended(directory).await;
         }
-        if self.take_rewound().is_some() {
-            self.load_devices_again(&self.base()?.join(DEVICES)).await?;
+        if let Some(code) = self.take_rewound() {
+            let devices = self.base()?.join(DEVICES);
+            self.load_devices_again(&devices, code).await?;
         } else {
             self.load_devices(fd::DEVICES_IN).await?;
         }
@@ -58,17 +59,17 @@ impl QemuMachine {
             }
         });
         let code = self.take_rewound();
-        let was_rewound = code.is_some();
         let given = async {
             self.give("take up a disk", fd::OWN_OVERLAY, overlay)
                 .await?;
             self.exchange_disk(OWN_NODE, fd::OWN_OVERLAY).await
         };
         let injected = self.inject(directory, suspension, code);
-        tokio::try_join!(given, injected)?;
-        if was_rewound {
+        let ((), code) = tokio::try_join!(given, injected)?;
+        if let Some(code) = code {
             self.drop_renewed_disk().await?;
-            self.load_devices_again(&directory.join(DEVICES)).await?;
+            self.load_devices_again(&directory.join(DEVICES), code)
+                .await?;
         } else {
             self.give("take up devices", fd::OWN_DEVICES, devices)
                 .await?;
