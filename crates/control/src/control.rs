@@ -134,7 +134,7 @@ impl Control {
         let pool = Pool::new(
             parts.settings.pool.clone(),
             parts.settings.spares.clone(),
-            parts.vmm.rewinds(),
+            parts.vmm.rewinds(None),
         );
         let hot = HotTier::new(parts.settings.hot.clone());
         let shared = Arc::new(Shared {

@@ -127,7 +127,7 @@ pub(crate) async fn make(
 ) -> Result<PoolMachine, MakeFailure> {
     match kind {
         Kind::Machine => make_as(shared, recipe, Way::Run, abandon).await,
-        Kind::Spare if shared.vmm.rewinds() => {
+        Kind::Spare if shared.vmm.rewinds(Some(&recipe.base)) => {
             match make_as(shared, recipe, Way::RunAndRewind, abandon).await {
                 Err(failure) if !matches!(failure, MakeFailure::Abandoned) => {
                     tracing::warn!(base = %recipe.base.display(), error = %chain(&failure), "a spare waits without having run");

@@ -279,8 +279,8 @@ pub trait Vmm: Send + Sync + 'static {
     fn description(&self) -> &VmmDescription;
 
     /// Whether a process that has run learns what its base's next machine would have to learn again, and can be
-    /// rewound to become that ([`Machine::rewind`]).
-    fn rewinds(&self) -> bool {
+    /// rewound to become that ([`Machine::rewind`]): of this base, or of any.
+    fn rewinds(&self, _base: Option<&std::path::Path>) -> bool {
         false
     }
 

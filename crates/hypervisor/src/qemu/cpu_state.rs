@@ -17,41 +17,29 @@ const LENGTH: usize = AROUND + 4 + 4 + 1 + 4;
 /// The controller's own state says which.
 const INTERRUPTS: u32 = 0x12;
 
-/// The state without the sections of its CPUs, each of which is to be interrupted when it has been loaded; nothing
-/// where one has to notice something else.
+/// The state of a machine with one CPU without that section. The CPU is to be interrupted when the rest has been
+/// loaded. Nothing where it has to notice something else.
 ///
-/// A reset precedes the loading. It leaves the first CPU running, which then goes on behind its `hlt` if it was
-/// halted, as after any interrupt, and the others halted, which the interrupt ends. An interrupt that waited is
-/// found with the one that comes.
+/// A reset precedes the loading and leaves the CPU running: if it was halted, it goes on behind its `hlt`, as after any
+/// interrupt. An interrupt that waited is found with the one that comes.
 ///
-/// Everything else in the state is the guest's to choose, names of sections too. The name must therefore be found as
-/// many times as there are CPUs: then each is a true one.
-pub(super) fn without_common(state: &[u8], vcpus: u8) -> Option<Vec<u8>> {
-    let mut found = Vec::new();
-    let mut from = 0;
-    while let Some(at) = state[from..]
-        .windows(NAME.len())
-        .position(|bytes| bytes == NAME)
-    {
-        found.push((from + at).checked_sub(5)?);
-        from += at + NAME.len();
-    }
-    if found.len() != usize::from(vcpus) {
+/// Other CPUs are halted by a reset, and one that ran with its interrupts off would never be woken: a machine of
+/// several loads its state whole.
+///
+/// Everything else in the state is the guest's to choose, names of sections too. The name must therefore be found
+/// once: then it is the true one.
+pub(super) fn without_common(state: &[u8]) -> Option<Vec<u8>> {
+    let mut names = state.windows(NAME.len());
+    let at = names.position(|bytes| bytes == NAME)?;
+    if names.any(|bytes| bytes == NAME) {
         return None;
     }
-    let mut kept = Vec::with_capacity(state.len());
-    let mut done = 0;
-    for (cpu, start) in (0_u32..).zip(found) {
-        let section = state.get(start..start + LENGTH)?;
-        is_regained_by_interrupt(section, cpu).then_some(())?;
-        kept.extend_from_slice(state.get(done..start)?);
-        done = start + LENGTH;
-    }
-    kept.extend_from_slice(&state[done..]);
-    Some(kept)
+    let start = at.checked_sub(5)?;
+    let section = state.get(start..start + LENGTH)?;
+    is_regained_by_interrupt(section).then(|| [&state[..start], &state[start + LENGTH..]].concat())
 }
 
-fn is_regained_by_interrupt(section: &[u8], cpu: u32) -> bool {
+fn is_regained_by_interrupt(section: &[u8]) -> bool {
     let number = |at: usize| {
         section
             .get(at..at + 4)
@@ -60,7 +48,7 @@ fn is_regained_by_interrupt(section: &[u8], cpu: u32) -> bool {
     };
     let content = AROUND;
     section[0] == SECTION_FULL
-        && number(AROUND - 8) == Some(cpu)
+        && number(AROUND - 8) == Some(0)
         && number(AROUND - 4) == Some(1)
         && number(content).is_some_and(|halted| halted <= 1)
         && number(content + 4).is_some_and(|events| events & !INTERRUPTS == 0)
@@ -94,36 +82,30 @@ mod tests {
     }
 
     #[test]
-    fn sections_that_an_interrupt_makes_up_for_are_left_out() {
-        let without = state(&[vec![], vec![]]);
+    fn a_section_that_an_interrupt_makes_up_for_is_left_out() {
         for (halted, interrupts) in [(0, 0), (1, 0), (0, 2), (1, 16), (1, 18)] {
-            let other = section(5, 1, halted, interrupts);
-            let whole = state(&[section(3, 0, halted, interrupts), other]);
-            assert_eq!(without_common(&whole, 2), Some(without.clone()));
+            let whole = state(&[section(3, 0, halted, interrupts)]);
+            assert_eq!(without_common(&whole), Some(state(&[vec![]])));
         }
     }
 
     #[test]
     fn other_events_and_other_forms_are_loaded() {
         for other in [
-            section(5, 1, 1, 0x200),
-            section(5, 1, 2, 0),
-            section(5, 2, 1, 0),
-            section(5, 1, 1, 0)[..30].to_vec(),
+            section(5, 0, 1, 0x200),
+            section(5, 0, 1, 0x42),
+            section(5, 0, 2, 0),
+            section(5, 1, 1, 0),
         ] {
-            assert_eq!(
-                without_common(&state(&[section(3, 0, 1, 0), other]), 2),
-                None
-            );
+            assert_eq!(without_common(&state(&[other])), None);
         }
-        assert_eq!(without_common(&state(&[section(3, 0, 1, 0x42)]), 1), None);
+        assert_eq!(without_common(&section(5, 0, 1, 0)[..30]), None);
     }
 
     #[test]
     fn a_section_that_the_guest_made_up_is_not_taken_for_one() {
         let whole = state(&[section(3, 0, 1, 0), section(5, 1, 1, 0)]);
-        assert_eq!(without_common(&whole, 1), None);
-        assert_eq!(without_common(&whole, 3), None);
-        assert_eq!(without_common(b"\x0acpu_common", 1), None);
+        assert_eq!(without_common(&whole), None);
+        assert_eq!(without_common(b"\x0acpu_common"), None);
     }
 }

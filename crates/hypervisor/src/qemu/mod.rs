@@ -188,8 +188,10 @@ impl Vmm for Qemu {
         &self.installation.description
     }
 
-    fn rewinds(&self) -> bool {
-        self.installation.rewinds()
+    fn rewinds(&self, base: Option<&Path>) -> bool {
+        let keeps_code =
+            |base| read_base_of_any_host(base).is_ok_and(|base| rewind::keeps_code(base.shape));
+        self.installation.rewinds() && base.is_none_or(keeps_code)
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Arc<dyn Machine>, VmmError> {

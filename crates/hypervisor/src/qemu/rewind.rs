@@ -43,9 +43,9 @@ const FIRMWARE: std::ops::Range<u64> = 0xa0..0x100;
 /// A part of guest memory: first page in its file, pages, first page where the guest sees it.
 type Region = (u64, u64, u64);
 
-/// Where interrupts for a CPU are written to, its number from bit 12 on (Intel's manual of system programming,
-/// "Message Signalled Interrupts").
-const MESSAGES: u64 = 0xfee0_0000;
+/// Where interrupts for the first CPU are written to (Intel's manual of system programming, "Message Signalled
+/// Interrupts").
+const FIRST_CPU: u64 = 0xfee0_0000;
 /// The vector by which Linux has a CPU look whether it should run something else (`asm/irq_vectors.h`).
 const RESCHEDULE: u8 = 0xfd;
 
@@ -80,11 +80,10 @@ impl TranslatedCode {
         Ok(())
     }
 
-    /// Interrupts a CPU as another CPU of the guest does that has nothing to say: it looks which interrupts wait,
+    /// Interrupts the CPU as another CPU of the guest does that has nothing to say: it looks which interrupts wait,
     /// where it is halted too.
-    fn interrupt(&mut self, cpu: u8) -> io::Result<()> {
-        let address = MESSAGES | u64::from(cpu) << 12;
-        self.command(&format!("writel {address:#x} {RESCHEDULE:#x}"))
+    fn interrupt(&mut self) -> io::Result<()> {
+        self.command(&format!("writel {FIRST_CPU:#x} {RESCHEDULE:#x}"))
     }
 
     fn command(&mut self, command: &str) -> io::Result<()> {
@@ -220,10 +219,14 @@ impl QemuMachine {
         mut code: TranslatedCode,
     ) -> Result<(), VmmError> {
         let attempted = "load its devices";
-        let (path, vcpus) = (devices.to_owned(), self.shape().vcpus);
+        let (path, shape) = (devices.to_owned(), self.shape());
         let image = blocking(move || {
             let state = fs::read(path)?;
-            let kept = cpu_state::without_common(&state, vcpus);
+            let kept = if keeps_code(shape) {
+                cpu_state::without_common(&state)
+            } else {
+                None
+            };
             state_image::create(kept.as_deref().unwrap_or(&state))
                 .map(|image| (image, kept.is_some()))
         });
@@ -249,8 +252,8 @@ impl QemuMachine {
         let set = json!({ "fdset-id": fd::STATE });
         self.execute(attempted, "remove-fd", set).await?;
         if keeps_code {
-            // What was left out: whether a CPU waits, and what it has yet to notice.
-            let woken = blocking(move || (0..vcpus).try_for_each(|cpu| code.interrupt(cpu)));
+            // What was left out: whether the CPU waits, and what it has yet to notice.
+            let woken = blocking(move || code.interrupt());
             woken.await.map_err(|source| self.io(attempted, source))?;
         }
         Ok(())
@@ -301,7 +304,13 @@ impl QemuMachine {
     }
 }
 
-/// Whether machines of this shape can be rewound, on an emulator.
+/// Whether machines of this shape keep their code: a part of the state that drops it can be left out where there is
+/// one CPU ([`cpu_state`]).
+pub(super) fn keeps_code(shape: MachineShape) -> bool {
+    shape.vcpus == 1
+}
+
+/// Whether machines can be rewound, on an emulator.
 pub(super) fn is_known(architecture: Architecture, release: (u32, u32)) -> bool {
     architecture == Architecture::X86_64 && release >= OLDEST_RELEASE
 }

@@ -28,7 +28,9 @@ async fn spare_of(world: &World, kind: Kind) -> Option<Arc<dyn Machine>> {
     let guest = world.place(&world.root, "spare");
     match kind {
         Kind::Fresh => Some(guest.prepare().await.unwrap()),
-        Kind::Rewound if world.qemu.rewinds() => Some(guest.prepare_by_running().await.unwrap()),
+        Kind::Rewound if world.qemu.rewinds(Some(&world.base)) => {
+            Some(guest.prepare_by_running().await.unwrap())
+        }
         Kind::Rewound => {
             say("skipped: nothing is rewound on this accelerator");
             None
@@ -126,7 +128,7 @@ async fn becomes_a_new_machine(kind: Kind) {
 #[tokio::test]
 async fn code_that_a_machine_changed_before_it_slept_runs_as_it_changed_it() {
     let Some(world) = world().await else { return };
-    if !world.qemu.rewinds() {
+    if !world.qemu.rewinds(Some(&world.base)) {
         return say("skipped: nothing is rewound on this accelerator");
     }
     let (guest, machine) = world.clone_of_base("changing").await;
