@@ -33,6 +33,9 @@ const FRESH_NODE: &str = "fresh";
 /// The state that is loaded, and the job that does it.
 const STATE_NODE: &str = "state";
 
+/// Oldest QEMU that this was tried on.
+const OLDEST_RELEASE: (u32, u32) = (10, 0);
+
 /// Bound of one answer of the process.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
@@ -211,8 +214,8 @@ impl QemuMachine {
         self.execute(attempted, "remove-fd", set).await
     }
 
-    /// Loads devices and CPUs of the snapshot in `directory` into a process that has run, keeping translated
-    /// code where that can be.
+    /// Loads devices and CPUs from the file `devices` into a process that has run, keeping translated code where that
+    /// can be.
     pub(super) async fn load_devices_again(
         &self,
         devices: &Path,
@@ -231,10 +234,11 @@ impl QemuMachine {
                 .map(|image| (image, kept.is_some()))
         });
         let image = image.await;
-        let (image, keeps_code) = image.map_err(|source| self.io(attempted, source))?;
+        let (image, keeps) = image.map_err(|source| self.io(attempted, source))?;
         debug!(
             id = self.record_ref().id,
-            keeps_code, "loading devices again"
+            keeps_code = keeps,
+            "loading devices again"
         );
         self.give(attempted, fd::STATE, image).await?;
         let node = json!({
@@ -251,7 +255,7 @@ impl QemuMachine {
         self.execute(attempted, "blockdev-del", node).await?;
         let set = json!({ "fdset-id": fd::STATE });
         self.execute(attempted, "remove-fd", set).await?;
-        if keeps_code {
+        if keeps {
             // What was left out: whether the CPU waits, and what it has yet to notice.
             let woken = blocking(move || code.interrupt());
             woken.await.map_err(|source| self.io(attempted, source))?;
@@ -314,9 +318,6 @@ pub(super) fn keeps_code(shape: MachineShape) -> bool {
 pub(super) fn is_known(architecture: Architecture, release: (u32, u32)) -> bool {
     architecture == Architecture::X86_64 && release >= OLDEST_RELEASE
 }
-
-/// Oldest QEMU that this was tried on.
-const OLDEST_RELEASE: (u32, u32) = (10, 0);
 
 #[cfg(test)]
 mod tests {
